@@ -1,0 +1,43 @@
+"""The public names of attncc, each imported on first use; this module itself imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attncc.diagnostics import AttnccError as AttnccError
+
+__version__ = "0.1.0"
+
+# The module that owns a public name, imported when the name is first read (PEP 562): `import attncc` costs a few
+# milliseconds and loads none of lark, numpy, torch and cupy.
+_NAMES = {
+    "attncc.binding": "load",
+    "attncc.diagnostics": "AttnccError",
+    "attncc.frontend": """
+        At Tensor hooks variant
+        BF16 Bool F16 F32 I8 I16 I32 I64 U8 U32
+        abs clamp cos erf exp exp2 floor gelu log log1p log2 max min pow relu rotate_half rotate_pairs round rsqrt
+        sigmoid silu sin softplus sqrt tanh where
+        after expect
+    """,
+    "attncc.runtime.api": "attention compile",
+}
+_OWNERS = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+# What `from attncc import *` brings: nothing that hides a builtin.
+__all__ = ["At", "AttnccError", "Tensor", "__version__", "attention", "hooks", "load", "variant"]
+
+
+if not TYPE_CHECKING:  # a typed __getattr__ would make every misspelt name valid
+
+    def __getattr__(name: str) -> Any:
+        if name not in _OWNERS:
+            raise AttributeError(f"module 'attncc' has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(_OWNERS[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OWNERS})

@@ -1,0 +1,1 @@
+"""Passes over the IR; they know the IR and nothing else."""

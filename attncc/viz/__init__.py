@@ -1,0 +1,1 @@
+"""Drawings of masks; it knows the reference and nothing of kernels."""

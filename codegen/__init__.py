@@ -1,0 +1,1 @@
+"""From the IR to a cubin; it knows the IR and nothing of tensors or launches."""

@@ -1,0 +1,1 @@
+"""Emits a variant's C++ functions from its IR; it knows no family."""

@@ -1,0 +1,1 @@
+"""Kernel families: hand-written CUDA templates, one Python file and one .cuh file each."""

@@ -1,0 +1,1 @@
+"""Layouts, plans and launches; it knows artifacts and never the IR."""
