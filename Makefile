@@ -30,9 +30,10 @@ setup: $(SETUP)
 
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	@$(BASE_PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("attncc needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another: make setup BASE_PYTHON=python3.12")'
-	test -x $(VENV)/bin/python || $(BASE_PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt setuptools
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
+	@echo 'setting up $(VENV): a minute or two, once'
+	@test -x $(VENV)/bin/python || $(BASE_PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --constraint constraints.txt setuptools
+	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(SETUP)
@@ -42,7 +43,7 @@ test: lint
 	$(PYTHON) -m pytest tests -m 'not gpu' -n $(JOBS) -q
 
 test-gpu: $(SETUP)
-	$(PYTHON) -m pytest tests -m gpu --require-gpu -q
+	$(PYTHON) -m pytest tests/gpu -m gpu --require-gpu -q
 
 fuzz: $(SETUP)
 	$(PYTHON) -m pytest tests/fuzz --fuzz-full --timeout=0 -n $(JOBS) -q
