@@ -49,7 +49,7 @@ fuzz: $(SETUP)
 	$(PYTHON) -m pytest tests/fuzz --fuzz-full --timeout=0 -n $(JOBS) -q
 
 bench: $(SETUP)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
+	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(PYTHON) "$$script"; done
 
 lint: $(SETUP)
 	$(PYTHON) -m ruff check
