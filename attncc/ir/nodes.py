@@ -63,7 +63,11 @@ class Expr(metaclass=_Interned):
     digest: bytes = field(init=False, repr=False)
     parts: ClassVar[tuple[str, ...]] = ()
     if TYPE_CHECKING:
-        type: ClassVar[Any]
+
+        @property
+        def type(self) -> Type:
+            """What the expression evaluates to."""
+            raise NotImplementedError
 
     def __init_subclass__(cls) -> None:
         cls.parts = tuple(name for name in cls.__annotations__ if not name.startswith("_"))
@@ -86,8 +90,7 @@ class Expr(metaclass=_Interned):
                 return tuple(swap(item) for item in value)
             return next(rest) if isinstance(value, Expr) else value
 
-        made: Expr = type(self)(*(swap(getattr(self, name)) for name in self.parts))
-        return made
+        return type(self)(*(swap(getattr(self, name)) for name in self.parts))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, name) for name in self.parts)
@@ -185,8 +188,7 @@ class Unary(Expr):
 
     @property
     def type(self) -> Type:
-        kind: Type = self.operand.type
-        return kind
+        return self.operand.type
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,8 +201,7 @@ class Binary(Expr):
 
     @property
     def type(self) -> Type:
-        kind: Type = Type.BOOL if self.op in COMPARISONS else self.left.type
-        return kind
+        return Type.BOOL if self.op in COMPARISONS else self.left.type
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,8 +214,7 @@ class Select(Expr):
 
     @property
     def type(self) -> Type:
-        kind: Type = self.then.type
-        return kind
+        return self.then.type
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,8 +233,7 @@ class Reduce(Expr):
 
     @property
     def type(self) -> Type:
-        kind: Type = self.body.type
-        return kind
+        return self.body.type
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,8 +246,7 @@ class Slice(Expr):
 
     @property
     def type(self) -> Type:
-        kind: Type = self.operand.type
-        return kind
+        return self.operand.type
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,8 +258,7 @@ class Rotate(Expr):
 
     @property
     def type(self) -> Type:
-        kind: Type = self.operand.type
-        return kind
+        return self.operand.type
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,8 +269,7 @@ class After(Expr):
 
     @property
     def type(self) -> Type:
-        kind: Type = self.operand.type
-        return kind
+        return self.operand.type
 
 
 COMPARISONS = ("lt", "le", "eq")
