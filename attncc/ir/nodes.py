@@ -37,6 +37,8 @@ class _Interned(type):
                 found = _table.get(key)
                 if found is None:
                     object.__setattr__(made, "digest", _digest(made))
+                    if isinstance(made, _Derived):
+                        object.__setattr__(made, "_type", made.infer())
                     _table[key] = found = made
             return found
 
@@ -100,6 +102,20 @@ class Expr(metaclass=_Interned):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Expr:
         return self
+
+
+@dataclass(frozen=True, eq=False)
+class _Derived(Expr):
+    """A node whose type follows from its operands; inferred once, at construction."""
+
+    _type: Type = field(init=False, repr=False)
+
+    @property
+    def type(self) -> Type:
+        return self._type
+
+    def infer(self) -> Type:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,45 +196,42 @@ class Cast(Expr):
 
 
 @dataclass(frozen=True, eq=False)
-class Unary(Expr):
+class Unary(_Derived):
     """``op`` is a key of verify.UNARY."""
 
     op: str
     operand: Expr
 
-    @property
-    def type(self) -> Type:
+    def infer(self) -> Type:
         return self.operand.type
 
 
 @dataclass(frozen=True, eq=False)
-class Binary(Expr):
+class Binary(_Derived):
     """``op`` is a key of verify.BINARY; comparisons give bool, everything else the type of the left operand."""
 
     op: str
     left: Expr
     right: Expr
 
-    @property
-    def type(self) -> Type:
+    def infer(self) -> Type:
         return Type.BOOL if self.op in COMPARISONS else self.left.type
 
 
 @dataclass(frozen=True, eq=False)
-class Select(Expr):
+class Select(_Derived):
     """``then if cond else other``; both sides have a value everywhere."""
 
     cond: Expr
     then: Expr
     other: Expr
 
-    @property
-    def type(self) -> Type:
+    def infer(self) -> Type:
         return self.then.type
 
 
 @dataclass(frozen=True, eq=False)
-class Reduce(Expr):
+class Reduce(_Derived):
     """A reduction of ``body``.
 
     ``sum any all``: over ``i<depth>`` in [0, extent), where ``axis`` names that index. ``dot``: over the channels d
@@ -231,44 +244,40 @@ class Reduce(Expr):
     axis: str = ""
     extent: Expr | None = None
 
-    @property
-    def type(self) -> Type:
+    def infer(self) -> Type:
         return self.body.type
 
 
 @dataclass(frozen=True, eq=False)
-class Slice(Expr):
+class Slice(_Derived):
     """Channels [start, stop) of a channel vector, renumbered from 0. The bounds are over constants and extents only."""
 
     operand: Expr
     start: Expr
     stop: Expr
 
-    @property
-    def type(self) -> Type:
+    def infer(self) -> Type:
         return self.operand.type
 
 
 @dataclass(frozen=True, eq=False)
-class Rotate(Expr):
+class Rotate(_Derived):
     """``half``: (x1, x2) → (−x2, x1) on the two halves of the channels. ``pairs``: the same on neighbours 2i, 2i+1."""
 
     kind: str
     operand: Expr
 
-    @property
-    def type(self) -> Type:
+    def infer(self) -> Type:
         return self.operand.type
 
 
 @dataclass(frozen=True, eq=False)
-class After(Expr):
+class After(_Derived):
     """The sum of ``operand`` over the later keys of the row that are not masked (stick-breaking)."""
 
     operand: Expr
 
-    @property
-    def type(self) -> Type:
+    def infer(self) -> Type:
         return self.operand.type
 
 
