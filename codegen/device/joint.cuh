@@ -14,7 +14,7 @@
 //   extern "C" __global__ void ... attncc_main(const Params* __restrict__ params) { ... }   // rendered by the .py
 //
 // THE CONTRACT of Variant. Every function is static, __device__ __forceinline__, free of CUDA-only constructs (it also
-// compiles as C++ through device/host.h) and pure: a family calls it as often, and from whichever thread, as it likes.
+// compiles as C++ through device/host.cuh) and pure: a family calls it as often, and from whichever thread, as it likes.
 //
 //   using Params;                                     // Params::launch is the first member
 //   static constexpr attncc::Facts facts = {...};

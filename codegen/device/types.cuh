@@ -1,7 +1,7 @@
 // Storage types and what a load of each yields. Our own 16-bit types, so that NVRTC parses no CUDA header and a host
 // compiler sees the same bits.
 #pragma once
-#include "device/host.h"
+#include "device/host.cuh"
 
 namespace attncc {
 

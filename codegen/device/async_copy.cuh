@@ -1,0 +1,24 @@
+// cp.async: global to shared memory without registers, sm_80 and later. Copies of one thread form groups in commit order.
+#pragma once
+#include "device/smem.cuh"
+
+namespace attncc {
+
+// PTX ISA 9.7.9.25.3 cp.async. Reads 16 bytes at `source` when `valid`, none otherwise; writes 16 bytes at shared address
+// `target`, zeros when not valid. Both 16-byte aligned. L2 is asked for the whole 128-byte line.
+__device__ __forceinline__ void copy_async(unsigned target, const void* source, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(valid ? 16 : 0)
+               : "memory");
+}
+
+// PTX ISA 9.7.9.25.3 cp.async.commit_group: the copies since the last commit become one group (possibly empty).
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// PTX ISA 9.7.9.25.3 cp.async.wait_group: all but this thread's newest `Pending` groups have landed. Other threads see
+// them after a barrier.
+template <int Pending>
+__device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+}  // namespace attncc

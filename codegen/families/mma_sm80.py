@@ -1,0 +1,199 @@
+"""The portable family: mma.sync and cp.async, sm_80 and later. Owns its Config, limits, tile choice and wrapper text.
+
+The kernel is ``mma_sm80.cuh`` beside this file. Knows nothing of the IR: what a variant uses arrives as ``Features``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+Dtype = Literal["f16", "bf16"]
+Accuracy = Literal["fast", "close", "exact"]
+
+ENTRIES: Final = {"main": "attncc_main"}
+HEADER: Final = "families/mma_sm80.cuh"
+
+# The hooks that a variant may write and this family runs. LSE and sm_scale belong to every softmax.
+SERVES: Final = frozenset({"logits", "mask", "sink"})
+
+# Shared memory that one CTA may opt into, in bytes (CUDA programming guide, "technical specifications per compute
+# capability"; 1 KiB of each SM is the driver's).
+SHARED_BYTES: Final[Mapping[str, int]] = {
+    "sm_80": 163 * 1024,
+    "sm_86": 99 * 1024,
+    "sm_89": 99 * 1024,
+    "sm_90": 227 * 1024,
+    "sm_90a": 227 * 1024,
+    "sm_100": 227 * 1024,
+    "sm_120": 99 * 1024,
+}
+HEAD_DIMS: Final = (64, 128)
+DTYPES: Final = ("f16", "bf16")
+
+
+class Features(Protocol):
+    """What of a variant decides whether a family can run it."""
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        """Names among query key value score logits mask weight normalize output emit branch operands sink after."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that makes one kernel differ from another of this family, apart from the variant.
+
+    ``block_m`` packed query rows by ``block_n`` KV columns a tile; ``warps`` share the rows; ``stages`` tiles of K and V
+    are in shared memory; ``q_in_registers`` keeps Q's fragments there instead of reading them again for every tile.
+    """
+
+    dtype: Dtype
+    head_dim: int
+    head_dim_v: int
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+    q_in_registers: bool
+    accuracy: Accuracy
+    min_blocks: int
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory of a CTA; ``SharedLayout`` in the header computes the same."""
+        qk, v = _row_bytes(self.head_dim), _row_bytes(self.head_dim_v)
+        tiles = self.block_m * qk + self.stages * self.block_n * (qk + v)
+        return max(tiles, self.block_m * v)
+
+    @property
+    def static_smem_bytes(self) -> int:
+        """Static shared memory apart from staged keys and ranges: where each packed row lies."""
+        return self.block_m * 8
+
+    @property
+    def mma_per_tile(self) -> int:
+        """HMMA instructions in the SASS: one KV tile's loop body, once for scores and once for outputs."""
+        m_tiles = self.block_m // (16 * self.warps)
+        scores = (self.block_n // 8) * (self.head_dim // 16)
+        outputs = (self.head_dim_v // 8) * (self.block_n // 16)
+        return m_tiles * (scores + outputs)
+
+    def launch_rule(self) -> dict[str, object]:
+        """How to launch ``attncc_main``: grid expressions over the Launch block's fields, threads, dynamic bytes."""
+        return {
+            "grid": [f"ceil_div(max_qo_len * group, {self.block_m})", "num_kv_heads", "batch"],
+            "block": self.threads,
+            "smem": self.smem_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A row of the tile table."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+    q_in_registers: bool
+    min_blocks: int
+
+
+# By (head_dim, whether a CTA has less than 100 KiB). Four warps of 32 rows: each K and V fragment that ldmatrix brings
+# feeds two row tiles, without which shared memory bandwidth, not the tensor cores, would set the pace.
+_TILES: Final[Mapping[tuple[int, bool], Tile]] = {
+    (64, False): Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2),
+    (64, True): Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2),
+    (128, False): Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=1),
+    (128, True): Tile(128, 32, 4, 2, q_in_registers=False, min_blocks=1),
+}
+
+
+def refuse(features: Features) -> list[str]:
+    """The hooks of a variant that this family does not run, sorted; empty when it runs them all."""
+    return sorted(features.hooks - SERVES)
+
+
+def refuse_shape(dtype: str, head_dim: int, head_dim_v: int, arch: str) -> list[str]:
+    """Why this family cannot be configured so, one sentence each; empty when it can."""
+    reasons = []
+    if dtype not in DTYPES:
+        reasons.append(f"dtype {dtype}: only {' and '.join(DTYPES)}")
+    if head_dim not in HEAD_DIMS:
+        reasons.append(f"head_dim {head_dim}: only {' and '.join(map(str, HEAD_DIMS))}")
+    if head_dim_v != head_dim:
+        reasons.append(f"head_dim_v {head_dim_v}: only equal to head_dim {head_dim}")
+    if arch not in SHARED_BYTES:
+        reasons.append(f"target {arch}: only {', '.join(SHARED_BYTES)}")
+    return reasons
+
+
+def choose(dtype: Dtype, head_dim: int, head_dim_v: int, arch: str, *, precise: bool = False) -> Config:
+    """The Config for a shape on an architecture. ``precise`` turns approximations off.
+
+    bf16 rounds a logit by more than tanh.approx does; f16 does not, so it gets the closer forms.
+    Raises ValueError when ``refuse_shape`` has reasons.
+    """
+    reasons = refuse_shape(dtype, head_dim, head_dim_v, arch)
+    if reasons:
+        raise ValueError("; ".join(reasons))
+    tile = _TILES[head_dim, SHARED_BYTES[arch] < 100 * 1024]
+    accuracy: Accuracy = "exact" if precise else ("fast" if dtype == "bf16" else "close")
+    return Config(
+        dtype=dtype,
+        head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        block_m=tile.block_m,
+        block_n=tile.block_n,
+        warps=tile.warps,
+        stages=tile.stages,
+        q_in_registers=tile.q_in_registers,
+        accuracy=accuracy,
+        min_blocks=tile.min_blocks,
+    )
+
+
+def render_config(config: Config) -> str:
+    """``struct Config`` of the generated text."""
+    constants = {
+        "head_dim": config.head_dim,
+        "head_dim_v": config.head_dim_v,
+        "block_m": config.block_m,
+        "block_n": config.block_n,
+        "warps": config.warps,
+        "threads": config.threads,
+        "stages": config.stages,
+        "min_blocks": config.min_blocks,
+    }
+    lines = [f"  static constexpr int {name} = {value};" for name, value in constants.items()]
+    return "\n".join(
+        [
+            "struct Config {",
+            f"  using Element = attncc::{config.dtype};",
+            *lines,
+            f"  static constexpr bool q_in_registers = {str(config.q_in_registers).lower()};",
+            f"  static constexpr attncc::Accuracy accuracy = attncc::Accuracy::{config.accuracy};",
+            "};",
+            "",
+        ]
+    )
+
+
+def render_wrapper() -> str:
+    """The entry point of the generated text; ``Params`` and ``Variant`` are defined above it."""
+    return (
+        'extern "C" __global__ void __launch_bounds__(Config::threads, Config::min_blocks)\n'
+        f"{ENTRIES['main']}(const Params* __restrict__ params) {{\n"
+        "  attncc::mma_sm80::run_grid<Config, Variant>(*params);\n"
+        "}\n"
+    )
+
+
+def _row_bytes(head_dim: int) -> int:
+    """Bytes of a row of 16-bit elements in shared memory (``SharedTile``): padded unless the swizzle applies."""
+    chunks = head_dim // 8
+    return (chunks if chunks % 8 == 0 else chunks + 1) * 16
