@@ -46,7 +46,7 @@ class Canonicalize:
 
     def apply(self, variant: Variant) -> Variant:
         while True:
-            changed = drop_defaults(rewrite_variant(variant, _rule))
+            changed = drop_defaults(rewrite_variant(variant, simplify))
             if changed == variant:  # interned nodes: equal roots are the same objects
                 return changed
             variant = changed
@@ -112,7 +112,7 @@ def _ordered(op: str, left: Expr, right: Expr) -> Expr:
     return Binary(op, left, right) if order(left) <= order(right) else Binary(op, right, left)
 
 
-def _rule(node: Expr) -> Expr:
+def simplify(node: Expr) -> Expr:
     """One step of simplification of a node whose operands were already visited; repeated until nothing changes."""
     match node:
         case Cast():
@@ -239,8 +239,6 @@ def _integer(op: str, left: Expr, right: Expr) -> Expr | None:
     if right is Const(-1, kind):
         return left if op == "bitand" else right if op == "bitor" else None
     if left is zero:
-        if op == "sub":
-            return Unary("neg", right)
         return zero if op in ("floordiv", "mod", "shl", "shr") else None
     if op == "sub" and isinstance(right, Const):
         return Binary("add", left, Const(-int(right.value), kind))

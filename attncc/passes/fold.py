@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from attncc.ir.types import U32_MAX, Type, Value, round_f32, truncate, wrap
+from attncc.ir.types import Type, Value, round_f32, truncate, wrap
 
 
 def cast(value: Value, source: Type, target: Type) -> Value:
@@ -156,7 +156,6 @@ _INTEGER: dict[str, Callable[[int, int], int]] = {
     "mul": lambda x, y: x * y,
     "floordiv": lambda x, y: x // y if y else 0,
     "mod": lambda x, y: x % y if y else 0,
-    "pow": lambda x, y: pow(x, y, U32_MAX + 1) if y >= 0 else (x**-y if abs(x) == 1 else 0),
     "min": min,
     "max": max,
     "bitand": lambda x, y: x & y,
