@@ -1,0 +1,205 @@
+"""Where each value of a variant is computed: once an item, once a row, once a key, or for every pair.
+
+Owns the split of the hooks into the stages of ``struct Variant``; it knows the IR, not C++.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from attncc.codegen.emit.expressions import is_loop_index, loop_indices
+from attncc.codegen.emit.params import Names
+from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Load, Param, Reduce, Unary
+from attncc.ir.verify import axes_below
+from attncc.ir.walk import rewrite, walk
+
+# Geometry of a request as the kernel sees it; `$` keeps them apart from extents a user names.
+Q_START, K_START = Extent("$q_start"), Extent("$k_start")
+ROW, COL = Coord("row"), Coord("col")
+_OWN_OFFSET = Binary("sub", Extent("kv_len"), Extent("qo_len"))
+_POSITIONS: Mapping[Expr, Expr] = {
+    Coord("q"): Binary("add", Q_START, ROW),
+    Coord("k"): Binary("add", K_START, COL),
+    Coord("own"): Binary("add", ROW, _OWN_OFFSET),
+}
+
+
+def positions(root: Expr) -> Expr:
+    """``root`` over storage indices: q = q_start + row, k = k_start + col, own = row + kv_len − qo_len."""
+    return rewrite(root, lambda node: _POSITIONS.get(node, node))
+
+
+class Stage(enum.IntEnum):
+    """When a value is known, earliest first; KEY and ROW are independent of each other."""
+
+    CONST = 0
+    ITEM = 1
+    ROW = 2
+    KEY = 3
+    PAIR = 4
+
+
+@dataclass(frozen=True)
+class Member:
+    """A value kept in one of the structs: computed by its stage's function, read by a later one."""
+
+    name: str
+    expr: Expr
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The members of each struct, in order of evaluation. ``params``: pairs load tensors, so Item holds the block."""
+
+    item: tuple[Member, ...]
+    row: tuple[Member, ...]
+    key: tuple[Member, ...]
+    params: bool
+    stage: Mapping[Expr, Stage] = field(repr=False)
+
+
+# What a node costs a thread, in instructions of full rate, roughly; the rest counts 1. Special functions and conversions
+# run at a quarter of the rate or less (CUDA programming guide, "arithmetic instructions", throughput by capability).
+_SPECIAL = frozenset(
+    "exp exp2 log log2 log1p tanh sigmoid softplus sqrt rsqrt sin cos erf div floordiv mod pow".split()
+)
+_STAGING = 6  # the shared-memory read of a staged value, with its address, costs about this
+
+
+def plan(hooks: Iterable[Expr], row_values: Iterable[Expr]) -> Plan:
+    """Splits expressions for pairs (``hooks``) and for rows (``row_values``), all over storage indices."""
+    hooks, row_values = tuple(hooks), tuple(row_values)
+    roots = (*hooks, *row_values)
+    stage = stages(roots)
+    indices = loop_indices(roots)
+    heavy = _heavy(roots, stage)
+
+    pair_needs = list(_frontier(hooks, Stage.PAIR, stage, indices, heavy))
+    key = [node for node in pair_needs if stage[node] is Stage.KEY]
+    row = [node for node in pair_needs if stage[node] is Stage.ROW]
+    row += [node for node in row_values if stage[node] is Stage.ROW and node not in row]
+    item = [node for node in pair_needs if stage[node] is Stage.ITEM]
+    item += [node for node in row_values if stage[node] is Stage.ITEM]
+    item += _frontier(row, Stage.ROW, stage, indices, heavy)
+    item += _frontier(key, Stage.KEY, stage, indices, heavy)
+    pair_nodes = _computed(hooks, {*item, *row, *key})
+    return Plan(
+        _members(dict.fromkeys(item), {"params"}),
+        _members(dict.fromkeys(row)),
+        _members(dict.fromkeys(key)),
+        any(isinstance(node, Load) for node in pair_nodes),
+        stage,
+    )
+
+
+def stages(roots: Iterable[Expr]) -> dict[Expr, Stage]:
+    """The stage of every node below the roots, by the axes it varies over."""
+    found: dict[Expr, Stage] = {}
+    for root in roots:
+        axes = axes_below(root)
+        for node in walk(root):
+            if node not in found:
+                found[node] = _stage(node, axes[node])
+    return found
+
+
+def _stage(node: Expr, axes: frozenset[str]) -> Stage:
+    by_row = bool(axes & {"row", "h"})
+    if "col" in axes:
+        return Stage.PAIR if by_row else Stage.KEY
+    if by_row:
+        return Stage.ROW
+    return Stage.CONST if isinstance(node, Const) else Stage.ITEM
+
+
+def _heavy(roots: Iterable[Expr], stage: Mapping[Expr, Stage]) -> set[Expr]:
+    """Values of a key that are worth staging instead of computing again for every pair."""
+    cost: dict[Expr, int] = {}
+    for node in walk(*roots):
+        if stage[node] is not Stage.KEY:
+            cost[node] = 0
+            continue
+        cost[node] = _cost(node) + sum(cost[operand] for operand in node.operands)
+    return {node for node, total in cost.items() if total >= _STAGING}
+
+
+def _cost(node: Expr) -> int:
+    if isinstance(node, Load | Reduce):
+        return 100
+    if isinstance(node, Unary | Binary) and node.op in _SPECIAL:
+        power = isinstance(node, Binary) and isinstance(node.right, Const) and _power_of_two(node.right)
+        return 1 if power and node.op in ("floordiv", "mod") else 8
+    if isinstance(node, Cast):
+        return 2
+    return 0 if isinstance(node, Coord) else 1
+
+
+def _power_of_two(node: Const) -> bool:
+    value = node.value
+    return isinstance(value, int) and value > 0 and value & (value - 1) == 0
+
+
+def _frontier(
+    roots: Iterable[Expr],
+    at: Stage,
+    stage: Mapping[Expr, Stage],
+    indices: Mapping[Expr, frozenset[str]],
+    heavy: set[Expr],
+) -> Iterable[Expr]:
+    """The values of earlier stages that code of stage ``at`` reads, each once, operands before users."""
+    found: dict[Expr, None] = {}
+    seen: set[Expr] = set()
+    stack = list(reversed(tuple(roots)))
+    while stack:
+        node = stack.pop()
+        if node in seen or stage[node] is Stage.CONST or node in (ROW, COL) or is_loop_index(node):
+            continue
+        seen.add(node)
+        earlier = stage[node] < at and not indices[node]
+        if earlier and (stage[node] is not Stage.KEY or node in heavy):
+            found[node] = None
+            continue
+        stack.extend(reversed(node.operands))
+    return found
+
+
+def _computed(roots: Iterable[Expr], ready: set[Expr]) -> list[Expr]:
+    found: list[Expr] = []
+    seen: set[Expr] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if node in seen or node in ready:
+            continue
+        seen.add(node)
+        found.append(node)
+        stack.extend(node.operands)
+    return found
+
+
+def _members(nodes: Iterable[Expr], taken: Iterable[str] = ()) -> tuple[Member, ...]:
+    names = Names(taken)
+    return tuple(Member(names.pick(_name(node)), node) for node in nodes)
+
+
+def _name(node: Expr) -> str:
+    """A name that says what a member holds: the one thing it is computed from, or the position it is."""
+    if node is _POSITIONS[Coord("q")]:
+        return "q"
+    if node is _POSITIONS[Coord("own")]:
+        return "own"
+    if node is _OWN_OFFSET:
+        return "own_offset"
+    if isinstance(node, Coord):
+        return node.axis
+    sources = [item for item in walk(node) if isinstance(item, Load)] or [
+        item for item in walk(node) if isinstance(item, Param)
+    ]
+    if not sources:
+        sources = [item for item in walk(node) if isinstance(item, Extent)]
+    found = {item.tensor if isinstance(item, Load) else item.name for item in sources}  # type: ignore[attr-defined]
+    if len(found) == 1:
+        return found.pop().lstrip("$")
+    return "scale" if not found and node.type.value == "f32" else "value"

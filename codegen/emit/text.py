@@ -1,0 +1,78 @@
+"""C++ text under construction: indented lines, each with the source span it comes from. Knows no IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from attncc.diagnostics import Span
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of C++ and, where it computes something a user wrote, the place it was written."""
+
+    text: str
+    span: Span | None = None
+
+
+@dataclass
+class Text:
+    """Lines being written, at a current indentation."""
+
+    lines: list[Line] = field(default_factory=list)
+    depth: int = 0
+
+    def add(self, text: str = "", span: Span | None = None) -> None:
+        """Appends ``text``, one Line for each of its lines."""
+        for part in text.split("\n"):
+            self.lines.append(Line("  " * self.depth + part if part else "", span))
+
+    def comment(self, text: str) -> None:
+        """A ``//`` comment; a backslash at its end would swallow the next line, so none may stand there."""
+        for part in text.splitlines() or [""]:
+            self.add(f"// {part}".rstrip("\\ "))
+
+    def extend(self, other: Text) -> None:
+        self.lines.extend(Line("  " * self.depth + line.text if line.text else "", line.span) for line in other.lines)
+
+    @contextmanager
+    def block(self, head: str, tail: str = "}", span: Span | None = None) -> Iterator[None]:
+        """``head {`` … ``tail``, what is added inside indented once more."""
+        self.add(f"{head} {{", span)
+        self.depth += 1
+        yield
+        self.depth -= 1
+        self.add(tail)
+
+    def render(self) -> str:
+        return "".join(f"{line.text}\n" for line in self.lines)
+
+
+def render_mapped(lines: Iterable[Line], name: str) -> str:
+    """The text with ``#line`` directives: a line with a span belongs to the user's file, every other one to ``name``.
+
+    Compiler messages, debuggers and profilers then point into the file the user wrote.
+    """
+    out: list[str] = []
+    file, number = name, 1  # where the compiler believes the next line of ``out`` to be
+    for line in lines:
+        if line.span is not None:
+            wanted_file, wanted = line.span.source.name, line.span.begin_position[0]
+        elif file == name:
+            wanted_file, wanted = file, number
+        else:
+            wanted_file, wanted = name, len(out) + 2
+        if (wanted_file, wanted) != (file, number):
+            out.append(f"#line {wanted} {quote(wanted_file)}")
+            file, number = wanted_file, wanted
+        out.append(line.text)
+        number += 1
+    return "".join(f"{line}\n" for line in out)
+
+
+def quote(text: str) -> str:
+    """``text`` as a C++ string literal, for a file name."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(char if char.isprintable() else "?" for char in escaped) + '"'

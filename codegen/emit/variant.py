@@ -1,0 +1,300 @@
+"""``struct Params`` and ``struct Variant`` of a variant: the joint of ``device/joint.cuh``, generated.
+
+Knows the IR and the contract of the joint, and no kernel family. The text uses ``Config::head_dim``, ``exact`` and
+``fast``, which ``source`` defines above it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
+from attncc.codegen.emit.formula import formula, shortest
+from attncc.codegen.emit.params import Block, layout
+from attncc.codegen.emit.stages import Member, Plan, plan, positions
+from attncc.codegen.emit.text import Text
+from attncc.diagnostics import Span
+from attncc.ir.nodes import Binary, Branch, Const, Coord, Expr, Extent, Input, Param, Select, Variant
+from attncc.ir.types import Type
+from attncc.ir.walk import substitute
+
+SERVES = frozenset({"sm_scale", "logits", "mask", "sink"})
+LOG2E = Const(math.log2(math.e), Type.F32)
+SCORE = Input("score")
+SM_SCALE = Param("$sm_scale", Type.F32)  # the block's value, uniform over heads; no user's name starts with $
+
+_INLINE = "static __device__ __forceinline__"
+_GEOMETRY = {"$q_start": "q_start", "$k_start": "k_start", "qo_len": "qo_len", "kv_len": "kv_len"}
+_LAUNCH = ("batch", "num_heads", "num_kv_heads")
+_CONFIG = ("head_dim", "head_dim_v")
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The hooks as a kernel evaluates them: storage indices, the log2 domain, ``score`` the raw dot product.
+
+    ``logits`` is always there; ``plain`` says that it only scales.
+    """
+
+    logits: Expr
+    plain: bool
+    mask: Expr | None
+    sink: Expr | None
+
+
+def kernel_hooks(variant: Variant) -> Hooks:
+    """What the Variant's functions compute. Raises ValueError on hooks outside SERVES, which a family refuses before."""
+    if len(variant.branches) != 1 or variant.operands or variant.output is not None or variant.emits:
+        raise ValueError(f"{variant.name}: only a single branch without operands, output and emits is emitted")
+    (branch,) = variant.branches
+    if unserved := branch.hooks().keys() - SERVES:
+        raise ValueError(f"{variant.name}: no code for {', '.join(sorted(unserved))}")
+    scale = _scale(branch)
+
+    def to_kernel(expr: Expr) -> Expr:
+        return positions(_rename(expr, branch))
+
+    return Hooks(
+        logits=to_kernel(_logits(branch, scale)),
+        plain=branch.logits is None,
+        mask=None if branch.mask is None else to_kernel(branch.mask),
+        sink=None if branch.sink is None else to_kernel(Binary("mul", branch.sink, LOG2E)),
+    )
+
+
+def _scale(branch: Branch) -> Expr:
+    """sm_scale of a call: the block's, unless the variant writes the hook and the block holds NaN ("not given")."""
+    if branch.sm_scale is None:
+        return SM_SCALE
+    return Select(Binary("eq", SM_SCALE, SM_SCALE), SM_SCALE, branch.sm_scale)
+
+
+def _logits(branch: Branch, scale: Expr) -> Expr:
+    if branch.logits is None:
+        return Binary("mul", SCORE, Binary("mul", scale, LOG2E))
+    scaled = Binary("mul", SCORE, scale)
+    score = Input("score", branch.name)
+    return Binary("mul", substitute(branch.logits, {score: scaled}), LOG2E)
+
+
+def _rename(expr: Expr, branch: Branch) -> Expr:
+    """The score of a named single branch as that of the unnamed one."""
+    return substitute(expr, {Input("score", branch.name): SCORE})
+
+
+@dataclass(frozen=True)
+class VariantSource:
+    """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``."""
+
+    text: Text
+    block: Block
+
+
+def emit_variant(variant: Variant) -> VariantSource:
+    """The C++ of a canonical variant whose hooks are within SERVES."""
+    writer = _Writer(variant)
+    return VariantSource(writer.write(), writer.block)
+
+
+class _Writer:
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+        self.branch = variant.branches[0]
+        self.block = layout(variant)
+        self.hooks = kernel_hooks(variant)
+        hooks = self.hooks
+        self.pair = [hooks.logits] + ([hooks.mask] if hooks.mask is not None else [])
+        self.rows = [hooks.sink] if hooks.sink is not None else []
+        self.plan: Plan = plan(self.pair, self.rows)
+        self.facts = Facts.of([*self.pair, *self.rows], variant.spans)
+        self.out = Text()
+
+    # ---- the whole ---------------------------------------------------------------------------------------------------
+
+    def write(self) -> Text:
+        out = self.out
+        self.block.write(out)
+        out.add()
+        with out.block("struct Variant", "};"):
+            out.add("using Params = ::Params;")
+            self._facts()
+            self._structs()
+            self._item()
+            self._row()
+            self._key()
+            out.add()
+            with out.block(f"{_INLINE} Tile tile(const Params&, const Item&, const attncc::Box&)"):
+                out.add("return {};")
+            self._ranges()
+            self._pair_function(
+                "logits", "float", "float score, ", "const Tile&, ", self.hooks.logits, self.branch.logits
+            )
+            if self.hooks.mask is None:
+                out.add()
+                with out.block(f"{_INLINE} bool mask(const Item&, const Row&, const Key&, int, int)"):
+                    out.add("return true;")
+            else:
+                self._pair_function("mask", "bool", "", "", self.hooks.mask, self.branch.mask)
+            self._sink()
+        return out
+
+    def _facts(self) -> None:
+        hooks, true = self.hooks, {False: "false", True: "true"}
+        self.out.add("static constexpr attncc::Facts facts = {")
+        for value, name in (
+            (true[not hooks.plain], "has_logits"),
+            (true[hooks.mask is not None], "has_mask"),
+            (true[hooks.sink is not None], "has_sink"),
+            (true[bool(self.plan.key)], "has_key"),
+            ("false", "has_tile"),
+            (str(self.num_ranges), "num_ranges"),
+            (shortest(self.logit_bound) + "f", "logit_bound"),
+        ):
+            self.out.add(f"    /* {name} */ {value},")
+        self.out.add("};")
+
+    @property
+    def num_ranges(self) -> int:
+        return 1
+
+    @property
+    def logit_bound(self) -> float:
+        return 0.0
+
+    def _structs(self) -> None:
+        for name, members in (("Item", self.plan.item), ("Row", self.plan.row), ("Key", self.plan.key), ("Tile", ())):
+            self.out.add()
+            extra = name == "Item" and self.plan.params
+            if not members and not extra:
+                self.out.add(f"struct {name} {{}};")
+                continue
+            with self.out.block(f"struct {name}", "};"):
+                if extra:
+                    self.out.add("const Params* params;")
+                for member in members:
+                    self.out.add(f"{CTYPE[member.expr.type]} {member.name};  // {formula(member.expr, 90)}")
+
+    # ---- what is computed ahead --------------------------------------------------------------------------------------
+
+    def _item(self) -> None:
+        members, used = self.plan.item, bool(self.plan.item) or self.plan.params
+        self.out.add()
+        head = "(const Params& params, const attncc::Work& work)" if used else "(const Params&, const attncc::Work&)"
+        with self.out.block(f"{_INLINE} Item item{head}"):
+            body = Text()
+            values = self._emitter(body, self._uniform_leaf, "params.").values(m.expr for m in members)
+            if "g." in " ".join([*values, *(line.text for line in body.lines)]):
+                self.out.add("const attncc::Geometry g = attncc::geometry(params.launch, work.b);")
+            self._aggregate(body, [*(["&params"] if self.plan.params else []), *values], members)
+
+    def _row(self) -> None:
+        def leaf(node: Expr) -> str | None:
+            if node in (Coord("row"), Coord("h")):
+                return node.axis  # type: ignore[attr-defined]
+            return item_leaf(node)
+
+        item_leaf = self._member_leaf({"item.": self.plan.item})
+        self._stage_function("Row row", "int row, int h", self.plan.row, leaf)
+
+    def _key(self) -> None:
+        item_leaf = self._member_leaf({"item.": self.plan.item})
+        self._stage_function(
+            "Key key", "int col", self.plan.key, lambda node: "col" if node is Coord("col") else item_leaf(node)
+        )
+
+    def _stage_function(self, name: str, arguments: str, members: tuple[Member, ...], leaf: Leaf) -> None:
+        self.out.add()
+        if not members:
+            types = ", ".join(part.split()[0] for part in arguments.split(", "))
+            with self.out.block(f"{_INLINE} {name}(const Params&, const Item&, {types})"):
+                self.out.add("return {};")
+            return
+        with self.out.block(f"{_INLINE} {name}(const Params& params, const Item& item, {arguments})"):
+            body = Text()
+            values = self._emitter(body, leaf, "params.").values(member.expr for member in members)
+            self._aggregate(body, values, members)
+
+    def _aggregate(self, body: Text, values: list[str], members: tuple[Member, ...]) -> None:
+        self.out.extend(body)
+        spans = [span for member in members if (span := self._span(member.expr)) is not None]
+        self.out.add(f"return {{{', '.join(values)}}};", spans[0] if len(spans) == 1 else None)
+
+    # ---- what is computed for pairs and rows -------------------------------------------------------------------------
+
+    def _pair_function(
+        self, name: str, ctype: str, first: str, tile: str, expr: Expr, written: Expr | None
+    ) -> None:
+        member_leaf = self._member_leaf({"item.": self.plan.item, "r.": self.plan.row, "c.": self.plan.key})
+        leaves: dict[Expr, str] = {SCORE: "score", Coord("row"): "row", Coord("col"): "col"}
+        self.out.add()
+        self.out.comment(f"{name} = {formula(written)}" if written is not None else f"{name} = sm_scale * dot(query, key)")
+        span = self._span(written) if written is not None else None
+        arguments = f"({first}const Item& item, const Row& r, {tile}const Key& c, int row, int col)"
+        with self.out.block(f"{_INLINE} {ctype} {name}{arguments}", span=span):
+            emitter = self._emitter(self.out, lambda node: leaves.get(node) or member_leaf(node), "item.params->")
+            (value,) = emitter.values([expr])
+            self.out.add(f"return {value};", span)
+
+    def _sink(self) -> None:
+        self.out.add()
+        if self.hooks.sink is None:
+            with self.out.block(f"{_INLINE} float sink(const Item&, const Row&)"):
+                self.out.add("return -attncc::infinity();")
+            return
+        self.out.comment(f"sink = {formula(self.branch.sink)}" if self.branch.sink is not None else "")
+        span = self._span(self.branch.sink) if self.branch.sink is not None else None
+        with self.out.block(f"{_INLINE} float sink(const Item& item, const Row& r)", span=span):
+            leaf = self._member_leaf({"item.": self.plan.item, "r.": self.plan.row})
+            (value,) = self._emitter(self.out, leaf, "item.params->").values([self.hooks.sink])
+            self.out.add(f"return {value};", span)
+
+    def _ranges(self) -> None:
+        self.out.add()
+        arguments = "(const Params& params, const attncc::Work& work, int, int, attncc::Range* out)"
+        with self.out.block(f"{_INLINE} int ranges{arguments}"):
+            self.out.add("const attncc::Geometry g = attncc::geometry(params.launch, work.b);")
+            self.out.add(f"out[0] = {{0, g.kv_len, {0 if self.hooks.mask is None else 1}}};")
+            self.out.add("return 1;")
+
+    # ---- leaves ------------------------------------------------------------------------------------------------------
+
+    def _emitter(self, out: Text, leaf: Leaf, block: str) -> Emitter:
+        return Emitter(out, self.facts, leaf, lambda name: block + self.block.field(name).member)
+
+    @staticmethod
+    def _member_leaf(structs: Mapping[str, tuple[Member, ...]]) -> Leaf:
+        known = {member.expr: prefix + member.name for prefix, members in structs.items() for member in members}
+        return known.get
+
+    def _uniform_leaf(self, node: Expr) -> str | None:
+        """What ``params``, ``work`` and the request's geometry ``g`` hold."""
+        match node:
+            case Coord(axis="b" | "hk"):
+                return f"work.{node.axis}"
+            case Param(name="$sm_scale"):
+                return "params.launch.sm_scale.get(work.b)"
+            case Param():
+                value = f"params.{self.block.field(node.name).member}.get(work.b)"
+                return f"({value} != 0)" if node.type is Type.BOOL else value
+            case Extent():
+                return self._extent(node.name)
+        return None
+
+    def _extent(self, name: str) -> str:
+        if name in _GEOMETRY:
+            return f"g.{_GEOMETRY[name]}"
+        if name in _LAUNCH:
+            return f"params.launch.{name}"
+        if name in _CONFIG:
+            return f"Config::{name}"
+        for tensor in self.variant.tensors:
+            for axis, dim in enumerate(tensor.dims):
+                if dim is Extent(name):
+                    return f"int(params.{self.block.field(tensor.name).member}.extent[{axis}])"
+        raise ValueError(f"no tensor of {self.variant.name} has an axis of length {name}")
+
+    def _span(self, expr: Expr) -> Span | None:
+        spans = self.variant.spans.get(expr)
+        return spans[0] if spans else None
