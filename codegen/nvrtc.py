@@ -112,7 +112,7 @@ def parse_resources(log: str) -> dict[str, Resources]:
 
 def parse_warnings(log: str) -> tuple[str, ...]:
     """Warnings of the front end and of ptxas, and every C75xx line (wgmma serialised) whatever it calls itself."""
-    lines = (line.strip() for line in log.splitlines())
+    lines = [line.strip() for line in log.splitlines() if not line.startswith("Remark:")]
     return tuple(dict.fromkeys(line for line in lines if re.search(r"\bwarning\b|\(C75\d\d\)", line)))
 
 

@@ -1,7 +1,4 @@
-"""The GPUs kernels are compiled for: names, limits. Data only.
-
-Limits: CUDA C++ Programming Guide 13.0, section "Compute Capabilities", table "Technical Specifications".
-"""
+"""The GPUs kernels are compiled for, by name. What a family can do on one is the family's own table."""
 
 from __future__ import annotations
 
@@ -13,36 +10,27 @@ from attncc.diagnostics import UnsupportedError
 
 @dataclass(frozen=True)
 class Target:
-    """One ``--gpu-architecture``. ``smem`` is the shared memory in bytes that one block may have (opt-in)."""
+    """One ``--gpu-architecture`` and the compute capability it is for."""
 
     arch: str
     capability: tuple[int, int]
-    smem: int
 
     @property
     def specific(self) -> bool:
         """Whether the cubin runs on this very architecture only (``a``: wgmma, tcgen05)."""
         return self.arch.endswith("a")
 
-    @property
-    def virtual(self) -> str:
-        """The PTX architecture of this target."""
-        return self.arch.replace("sm_", "compute_")
-
 
 TARGETS = {
     target.arch: target
     for target in (
-        Target("sm_80", (8, 0), 163 * 1024),
-        Target("sm_86", (8, 6), 99 * 1024),
-        Target("sm_87", (8, 7), 163 * 1024),
-        Target("sm_89", (8, 9), 99 * 1024),
-        Target("sm_90", (9, 0), 227 * 1024),
-        Target("sm_90a", (9, 0), 227 * 1024),
-        Target("sm_100", (10, 0), 227 * 1024),
-        Target("sm_100a", (10, 0), 227 * 1024),
-        Target("sm_120", (12, 0), 99 * 1024),
-        Target("sm_120a", (12, 0), 99 * 1024),
+        Target("sm_80", (8, 0)),
+        Target("sm_86", (8, 6)),
+        Target("sm_89", (8, 9)),
+        Target("sm_90", (9, 0)),
+        Target("sm_90a", (9, 0)),
+        Target("sm_100", (10, 0)),
+        Target("sm_120", (12, 0)),
     )
 }
 

@@ -186,5 +186,3 @@ def problems() -> tuple[ToolchainError, ...]:
     except ToolchainError as error:
         return (error,)
     return ()
-
-

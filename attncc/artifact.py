@@ -1,0 +1,280 @@
+"""A compiled kernel: its cubin and the manifest that says how to launch it. All that the runtime knows of a variant.
+
+An artifact made a second ago, one read from the cache and one shipped in a pack are the same object. On disk it is a
+folder of two files, ``manifest.json`` and ``kernel.cubin``; both are covered by hashes, checked whenever it is read.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from attncc.diagnostics import ArtifactError
+
+# Raised with every change of the manifest's meaning; an artifact of another schema is refused, never guessed at.
+SCHEMA = 1
+MANIFEST, CUBIN = "manifest.json", "kernel.cubin"
+REBUILD = "compile the variant again; a damaged cache entry is rebuilt by itself"
+
+
+@dataclass(frozen=True)
+class Word:
+    """One machine word of the parameter block: its path (``launch.q``, ``softcap.value``), its type (ptr i64 i32 u32
+    f32) and its byte offset."""
+
+    name: str
+    ctype: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A runtime scalar of the variant: ``type`` f32, i32, u32 or bool; its words are ``<word>.data`` and ``.value``."""
+
+    name: str
+    type: str
+    word: str
+    default: float | int | bool | None = None
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A captured tensor: ``storage`` as in the language, ``dims`` as text; its words are ``<word>.data`` and so on."""
+
+    name: str
+    storage: str
+    dims: tuple[str, ...]
+    word: str
+
+
+@dataclass(frozen=True)
+class Abi:
+    """The parameter block in device memory: its size in bytes and every word of it, in order of offset."""
+
+    size: int
+    words: tuple[Word, ...]
+    params: tuple[Parameter, ...] = ()
+    tensors: tuple[Capture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kernel of the cubin: its symbol and what ptxas gave it (bytes a thread; shared memory in bytes a block)."""
+
+    symbol: str
+    registers: int
+    spill_stores: int
+    spill_loads: int
+    stack: int
+    static_smem: int
+
+
+@dataclass(frozen=True)
+class LaunchRule:
+    """How to launch ``main``: three grid expressions over the words of Launch, threads a block, dynamic shared memory.
+
+    An expression has integers, names, ``+ - * //`` and ``ceil_div``, ``min``, ``max``.
+    """
+
+    grid: tuple[str, str, str]
+    threads: int
+    smem: int
+
+    @cached_property
+    def grid_of(self) -> Callable[[Mapping[str, int]], tuple[int, int, int]]:
+        """The grid as a function of Launch's words; it only knows the operations above."""
+        code = compile(_grid_expression(self.grid), "<launch rule>", "eval")
+        functions = {"__builtins__": {}, "ceil_div": _ceil_div, "min": min, "max": max}
+        return lambda words: eval(code, functions, words)  # type: ignore[arg-type,no-any-return]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a kernel but its code. Plain data: it is stored as JSON and needs no other module to read."""
+
+    variant: str
+    family: str
+    arch: str
+    dtype: str
+    head_dim: int
+    head_dim_v: int
+    layout: str
+    precise: bool
+    tile: Mapping[str, int]
+    entries: Mapping[str, Entry]
+    launch: LaunchRule
+    abi: Abi
+    features: tuple[str, ...]
+    explicit_starts: bool  # False: the variant indexes tokens by position, so a call may not give starts
+    bounds: Any  # the tile-range program, or None where every tile is visited
+    toolchain: Mapping[str, str]
+    hashes: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A kernel: ``manifest`` and ``cubin``. ``key`` names it in the cache and in ``resolve``."""
+
+    key: str
+    manifest: Manifest
+    cubin: bytes = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: ``gemma2.mma_sm80.sm_90a.bf16.d128.1f0e9a7b``."""
+        m = self.manifest
+        dims = f"d{m.head_dim}" if m.head_dim == m.head_dim_v else f"d{m.head_dim}v{m.head_dim_v}"
+        return ".".join((m.variant, m.family, m.arch, m.dtype, dims, self.key[:8]))
+
+    @property
+    def main(self) -> Entry:
+        return self.manifest.entries["main"]
+
+    def to_json(self) -> str:
+        """The manifest file: the manifest and a hash over it, itself naming the cubin's hash."""
+        body = _plain(asdict(self.manifest))
+        return json.dumps({"key": self.key, "integrity": _integrity(self.key, body), "manifest": body}, indent=1)
+
+    def write(self, folder: Path) -> None:
+        """Write both files into an existing folder and flush them to disk. Raises OSError."""
+        _write(folder / CUBIN, self.cubin)
+        _write(folder / MANIFEST, self.to_json().encode())
+
+
+def digest(data: bytes) -> str:
+    """The hash that artifacts, cache keys and manifests use: 128 bits of BLAKE2b, in hex."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def read(folder: Path) -> Artifact:
+    """Read and verify the artifact in ``folder``.
+
+    Raises ArtifactError A0910 (no artifact there), A0911 (damaged) or A0912 (of another schema).
+    """
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        cubin = (folder / CUBIN).read_bytes()
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            "A0910",
+            f"no kernel in {folder}",
+            expected=f"{MANIFEST} and {CUBIN}",
+            got=f"no {Path(error.filename).name}",
+            help=REBUILD,
+        ) from error
+    except OSError as error:
+        raise _damaged(folder, f"it cannot be read: {error.strerror}") from error
+    return parse(text, cubin, folder)
+
+
+def parse(text: bytes, cubin: bytes, folder: Path) -> Artifact:
+    """An artifact from the bytes of its two files; ``folder`` is for messages only. Raises A0911 and A0912."""
+    try:
+        data = json.loads(text)
+        key, integrity, body = data["key"], data["integrity"], data["manifest"]
+        schema = body["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"{MANIFEST} is not a manifest") from error
+    if schema != SCHEMA:
+        raise ArtifactError(
+            "A0912",
+            f"the kernel in {folder} was written by another version of attncc",
+            expected=f"manifest schema {SCHEMA}",
+            got=f"schema {schema}",
+            help=REBUILD,
+        )
+    if not isinstance(key, str) or integrity != _integrity(key, body):
+        raise _damaged(folder, f"{MANIFEST} does not match its hash")
+    if digest(cubin) != body["hashes"]["cubin"]:
+        raise _damaged(folder, f"{CUBIN} does not match its hash")
+    try:
+        manifest = _manifest(body)
+    except (ValueError, KeyError, TypeError) as error:  # written whole, yet by something that is not this module
+        raise _damaged(folder, f"{MANIFEST} lacks a field: {error}") from error
+    return Artifact(key=key, manifest=manifest, cubin=cubin)
+
+
+def _manifest(body: dict[str, Any]) -> Manifest:
+    abi, launch = body["abi"], body["launch"]
+    grid = tuple(launch["grid"])
+    _grid_expression(grid)
+    made = {item.name: body[item.name] for item in fields(Manifest)}
+    made.update(
+        entries={name: Entry(**entry) for name, entry in body["entries"].items()},
+        launch=LaunchRule(grid=grid, threads=launch["threads"], smem=launch["smem"]),
+        abi=Abi(
+            size=abi["size"],
+            words=tuple(Word(**word) for word in abi["words"]),
+            params=tuple(Parameter(**param) for param in abi["params"]),
+            tensors=tuple(Capture(**{**tensor, "dims": tuple(tensor["dims"])}) for tensor in abi["tensors"]),
+        ),
+        features=tuple(body["features"]),
+        warnings=tuple(body["warnings"]),
+    )
+    return Manifest(**made)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists and mappings as dicts: what json.loads gives back, so that both sides hash alike."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _integrity(key: str, body: Any) -> str:
+    return digest(key.encode() + json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _damaged(folder: Path, what: str) -> ArtifactError:
+    return ArtifactError("A0911", f"the kernel in {folder} is damaged: {what}", help=REBUILD)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # a rename may survive a power cut that the data does not
+
+
+_GRID_NODES = (
+    ast.Expression,
+    ast.Tuple,
+    ast.BinOp,
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.FloorDiv,
+    ast.Name,
+    ast.Load,
+    ast.Constant,
+)
+
+
+def _grid_expression(grid: tuple[Any, ...]) -> ast.Expression:
+    """The three expressions as one tuple, with everything but the allowed operations refused (ValueError)."""
+    if len(grid) != 3 or not all(isinstance(text, str) for text in grid):
+        raise ValueError("a grid has three expressions")
+    tree = ast.parse("(" + ",".join(f"({text})" for text in grid) + ")", mode="eval")
+    for node in ast.walk(tree):
+        call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords
+        if call and node.func.id in ("ceil_div", "min", "max"):  # type: ignore[attr-defined]
+            continue
+        constant = isinstance(node, ast.Constant) and type(node.value) is not int
+        if not isinstance(node, _GRID_NODES) or constant:
+            raise ValueError(f"a grid expression may not hold {type(node).__name__}")
+    return tree
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,39 @@
+"""A small artifact for tests of files, cache and launch: real in every field, of code that nobody runs."""
+
+from __future__ import annotations
+
+from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, Word, digest
+
+CUBIN = bytes(range(256)) * 40
+
+
+def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
+    words = (Word("launch.q", "ptr", 0), Word("cap.data", "ptr", 8), Word("cap.value", "f32", 16))
+    return Artifact(
+        key=key,
+        cubin=cubin,
+        manifest=Manifest(
+            variant="gemma2",
+            family="mma_sm80",
+            arch="sm_90a",
+            dtype="bf16",
+            head_dim=128,
+            head_dim_v=128,
+            layout="contiguous",
+            precise=False,
+            tile={"block_m": 128, "block_n": 64},
+            entries={"main": Entry("attncc_main", 168, 0, 0, 0, 1024)},
+            launch=LaunchRule(("ceil_div(max_qo_len * group, 128)", "num_kv_heads", "batch"), 128, 49152),
+            abi=Abi(
+                size=24,
+                words=words,
+                params=(Parameter("cap", "f32", "cap", 50.0),),
+                tensors=(Capture("slopes", "f32", ("num_heads",), "slopes"),),
+            ),
+            features=("logits", "mask"),
+            explicit_starts=True,
+            bounds={"ranges": [[0, 1]]},
+            toolchain={"nvrtc": "13.0.88"},
+            hashes={"cubin": digest(cubin)},
+        ),
+    )
