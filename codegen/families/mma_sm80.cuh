@@ -156,6 +156,12 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
 
   __shared__ Range ranges[facts.num_ranges];
   __shared__ RowAt row_at[block_m];
+  __shared__ TileSpan spans[stages];  // the tile in each stage; col < 0 after the last
+  // Uniform, and needed once a tile: in shared memory it costs no register while the accumulators fill them.
+  __shared__ struct {
+    const char *k, *v;        // the item's first column
+    i64 k_stride, v_stride;  // bytes between columns
+  } source;
   // Raw bytes: a Key may have constructors.
   constexpr int key_count = facts.has_key ? stages * block_n : 1;
   __shared__ alignas(16) char key_bytes[key_count * sizeof(typename Variant::Key)];
@@ -167,6 +173,12 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   const int col_end = work.col0 + work.ncols < g.kv_len ? work.col0 + work.ncols : g.kv_len;
   for (int i = threadIdx.x; i < block_m; i += Config::threads) row_at[i] = unpack_row(work, launch.group, i);
   if (threadIdx.x == 0) {
+    source.k_stride = 2 * launch.k_stride.token;
+    source.v_stride = 2 * launch.v_stride.token;
+    source.k = static_cast<const char*>(launch.k) + g.kv_base * source.k_stride +
+               2 * (work.b * launch.k_stride.batch + work.hk * launch.k_stride.head);
+    source.v = static_cast<const char*>(launch.v) + g.kv_base * source.v_stride +
+               2 * (work.b * launch.v_stride.batch + work.hk * launch.v_stride.head);
     int count = Variant::ranges(params, work, row_lo, row_hi, ranges);
     for (; count < facts.num_ranges; ++count) ranges[count] = Range{0, 0, 1};
   }
@@ -178,18 +190,12 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   // ---- producer side: every thread copies its share ----------------------------------------------------------------
   const char* q = static_cast<const char*>(launch.q) +
                   2 * (work.b * launch.q_stride.batch + g.qo_base * launch.q_stride.token);
-  const char* k = static_cast<const char*>(launch.k) +
-                  2 * (work.b * launch.k_stride.batch + g.kv_base * launch.k_stride.token + work.hk * launch.k_stride.head);
-  const char* v = static_cast<const char*>(launch.v) +
-                  2 * (work.b * launch.v_stride.batch + g.kv_base * launch.v_stride.token + work.hk * launch.v_stride.head);
-
   const auto load_tile = [&](int col0, int stage) {
     // Columns past the end are zeros, V's above all: 0 times a neighbour's NaN would be NaN.
-    const i64 k_stride = 2 * launch.k_stride.token, v_stride = 2 * launch.v_stride.token;
-    load_block<Config, block_n, Config::head_dim>(shared + Layout::k + stage * Layout::k_bytes, k + col0 * k_stride,
-                                                  k_stride, col_end - col0);
-    load_block<Config, block_n, Config::head_dim_v>(shared + Layout::v + stage * Layout::v_bytes, v + col0 * v_stride,
-                                                    v_stride, col_end - col0);
+    load_block<Config, block_n, Config::head_dim>(shared + Layout::k + stage * Layout::k_bytes,
+                                                  source.k + col0 * source.k_stride, source.k_stride, col_end - col0);
+    load_block<Config, block_n, Config::head_dim_v>(shared + Layout::v + stage * Layout::v_bytes,
+                                                    source.v + col0 * source.v_stride, source.v_stride, col_end - col0);
     if constexpr (Variant::facts.has_key) {
       for (int i = threadIdx.x; i < block_n; i += Config::threads) {
         const int col = col0 + i < g.kv_len ? col0 + i : g.kv_len - 1;
@@ -204,14 +210,18 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     return q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head);
   });
 
-  using Tiles = TileIterator<block_n, facts.num_ranges>;
-  Tiles produced(ranges, work.col0, col_end), consumed(ranges, work.col0, col_end);
-  TileSpan tile;
+  TileIterator<block_n, facts.num_ranges> tiles(ranges, work.col0, col_end);
+  const auto produce = [&](int stage) {
+    TileSpan next;
+    if (tiles.next(next))
+      load_tile(next.col, stage);
+    else
+      next.col = -1;
+    if (threadIdx.x == 0) spans[stage] = next;
+    commit_copies();  // an empty group too: the count of groups in flight stays fixed
+  };
 #pragma unroll
-  for (int stage = 0; stage < stages - 1; ++stage) {
-    if (produced.next(tile)) load_tile(tile.col, stage);
-    commit_copies();  // empty groups too: the count of groups in flight stays fixed
-  }
+  for (int stage = 0; stage < stages - 1; ++stage) produce(stage);
 
   // ---- consumer side -----------------------------------------------------------------------------------------------
   const Scores scores(threadIdx.x);
@@ -253,16 +263,13 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
 
   int stage = 0;
 #pragma unroll 1
-  while (consumed.next(tile)) {
+  while (true) {
     // Everyone's share of this tile has landed, and everyone is done with the tile before it, whose stage is refilled.
     wait_copies<stages - 2>();
     __syncthreads();
-    {
-      TileSpan ahead;
-      const int refill = stage == 0 ? stages - 1 : stage - 1;
-      if (produced.next(ahead)) load_tile(ahead.col, refill);
-      commit_copies();
-    }
+    const TileSpan tile = spans[stage];
+    if (tile.col < 0) break;
+    produce(stage == 0 ? stages - 1 : stage - 1);
 
     float s[Scores::values];
 #pragma unroll

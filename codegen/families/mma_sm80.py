@@ -103,13 +103,14 @@ class Tile:
     min_blocks: int
 
 
-# By (head_dim, whether a CTA has less than 100 KiB). Four warps of 32 rows: each K and V fragment that ldmatrix brings
-# feeds two row tiles, without which shared memory bandwidth, not the tensor cores, would set the pace.
+# By (head_dim, whether a CTA has less than 100 KiB). With 32 rows a warp, each K and V fragment that ldmatrix brings
+# feeds two row tiles, which halves the traffic from shared memory; at head dim 128 that spills (accumulators: 128
+# registers of outputs and 64 of scores), so a warp has 16 rows there.
 _TILES: Final[Mapping[tuple[int, bool], Tile]] = {
     (64, False): Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2),
     (64, True): Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2),
-    (128, False): Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=1),
-    (128, True): Tile(128, 32, 4, 2, q_in_registers=False, min_blocks=1),
+    (128, False): Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1),
+    (128, True): Tile(128, 32, 8, 2, q_in_registers=False, min_blocks=1),
 }
 
 

@@ -135,7 +135,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
     # score + slopes[h] * (k - q), causal
     "alibi": _variant(
         "{true, true, false, false, false, 2, 0.0f}",
-        _ITEM, _NO_KEY, _NO_TILE, _NO_SINK, _CAUSAL_RANGES, _CAUSAL_MASK,
+        _ITEM,
         """
   struct Row {
     float slope;
@@ -143,6 +143,9 @@ _VARIANTS: Final[Mapping[str, str]] = {
   static __device__ __forceinline__ Row row(const Params& p, const Item&, int, int h) {
     return {p.slopes.load(h) * attncc::kLog2E};
   }
+""",
+        _NO_KEY, _NO_TILE, _NO_SINK, _CAUSAL_RANGES, _CAUSAL_MASK,
+        """
   static __device__ __forceinline__ float logits(float score, const Item& item, const Row& row, const Tile&, const Key&,
                                                  int r, int col) {
     return score * item.scale + row.slope * exact::to_f32(col - r - item.delta);
@@ -167,6 +170,9 @@ _VARIANTS: Final[Mapping[str, str]] = {
   static __device__ __forceinline__ Row row(const Params& p, const Item&, int, int h) {
     return {p.sinks.load(h) * attncc::kLog2E};
   }
+""",
+        _NO_KEY, _NO_TILE, _PLAIN_LOGITS,
+        """
   static __device__ __forceinline__ float sink(const Item&, const Row& row) { return row.sink; }
   static __device__ __forceinline__ int ranges(const Params& p, const attncc::Work& work, int row_lo, int row_hi,
                                                attncc::Range* out) {
@@ -180,7 +186,6 @@ _VARIANTS: Final[Mapping[str, str]] = {
     return distance >= 0 && distance < item.window;
   }
 """,
-        _NO_KEY, _NO_TILE, _PLAIN_LOGITS,
     ),
     # doc[b, own] == doc[b, col] and causal: a value staged beside each key
     "documents": _variant(
@@ -206,6 +211,9 @@ _VARIANTS: Final[Mapping[str, str]] = {
   static __device__ __forceinline__ Key key(const Params& p, const Item& item, int col) {
     return {p.doc.load(item.b, col)};
   }
+""",
+        _NO_TILE, _PLAIN_LOGITS, _NO_SINK,
+        """
   static __device__ __forceinline__ int ranges(const Params& p, const attncc::Work& work, int row_lo, int row_hi,
                                                attncc::Range* out) {
     const attncc::Geometry g = attncc::geometry(p.launch, work.b);
@@ -216,7 +224,6 @@ _VARIANTS: Final[Mapping[str, str]] = {
     return row.doc == key.doc && r + item.delta >= col;
   }
 """,
-        _NO_TILE, _PLAIN_LOGITS, _NO_SINK,
     ),
 }  # fmt: skip
 
