@@ -92,7 +92,7 @@ class LaunchRule:
         """The grid as a function of Launch's words; it only knows the operations above."""
         code = compile(_grid_expression(self.grid), "<launch rule>", "eval")
         functions = {"__builtins__": {}, "ceil_div": _ceil_div, "min": min, "max": max}
-        return lambda words: eval(code, functions, words)  # type: ignore[arg-type,no-any-return]
+        return lambda words: eval(code, functions, words)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The NVRTC driver: CUDA text in; cubin, PTX, resources and warnings out. Needs no GPU and knows no variant.
 
-NVRTC's verbose log is the only place where registers and spills show; wgmma serialisation (ptxas C75xx) is reported as a
-warning there and always kept.
+NVRTC's verbose log is the only place where registers and spills show; wgmma serialisation (ptxas C75xx) is reported
+there and always kept.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def compile_cuda(source: str, *, arch: str, name: str = "variant.cu", flags: tup
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         size = _call(nvrtc.nvrtcGetProgramLogSize(program))[0]
-        buffer = b" " * size
+        buffer = bytes(size)
         _call(nvrtc.nvrtcGetProgramLog(program, buffer))
         log = buffer.rstrip(b"\0 \n").decode("utf-8", errors="replace")
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
@@ -144,7 +144,7 @@ def _call(result: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _read(size: Any, read: Any, program: Any) -> bytes:
-    buffer = b" " * _call(size(program))[0]
+    buffer = bytes(_call(size(program))[0])
     _call(read(program, buffer))
     return buffer
 

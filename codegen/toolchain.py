@@ -130,7 +130,7 @@ def _system_version() -> str:
     try:
         from cuda.bindings import nvrtc
 
-        error, major, minor = nvrtc.nvrtcVersion()
+        status, major, minor = nvrtc.nvrtcVersion()
     except (ImportError, RuntimeError, OSError) as error:
         raise ToolchainError(
             "A1002",
@@ -139,13 +139,13 @@ def _system_version() -> str:
             got=str(error).splitlines()[0] if str(error) else type(error).__name__,
             help=INSTALL,
         ) from error
-    if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        raise ToolchainError("A1002", "NVRTC is installed and does not answer", got=str(error), help=INSTALL)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise ToolchainError("A1002", "NVRTC is installed and does not answer", got=str(status), help=INSTALL)
     return f"{major}.{minor}"
 
 
 def _include(major: int) -> Path | None:
-    """The folder of cuda.h: of the runtime wheel (CUDA 13: nvidia/cu13, CUDA 12: nvidia/cuda_runtime), or a toolkit's."""
+    """The folder of cuda.h: the runtime wheel's (nvidia/cu13, for CUDA 12 nvidia/cuda_runtime), or a toolkit's."""
     for wheel in _per_major("nvidia-cuda-runtime"):
         folder = wheel.folder / "nvidia" / ("cu13" if major == 13 else "cuda_runtime") / "include"
         if wheel.major == major and (folder / "cuda.h").is_file():

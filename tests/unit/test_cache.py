@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,16 +122,21 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-DAMAGE: dict[str, Callable[[Path], None]] = {
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "a bit of the cubin flipped": lambda folder: flip(folder / CUBIN),
     "a bit of the manifest flipped": lambda folder: flip(folder / MANIFEST),
     "the cubin cut off": lambda folder: os.truncate(folder / CUBIN, 100),
     "the cubin empty": lambda folder: os.truncate(folder / CUBIN, 0),
     "the manifest cut off": lambda folder: os.truncate(folder / MANIFEST, 100),
-    "the manifest garbage": lambda folder: (folder / MANIFEST).write_bytes(b"\x00garbage") and None,
+    "the manifest garbage": lambda folder: shutil.copy(__file__, folder / MANIFEST),
     "the cubin gone": lambda folder: (folder / CUBIN).unlink(),
     "the manifest gone": lambda folder: (folder / MANIFEST).unlink(),
-    "the cubin a folder": lambda folder: ((folder / CUBIN).unlink(), (folder / CUBIN).mkdir()) and None,
+    "the cubin a folder": lambda folder: replace_by_folder(folder / CUBIN),
 }
 
 
@@ -200,7 +206,7 @@ def test_keys_do_not_run_together() -> None:
 
 
 def test_the_source_hash_sees_names_and_contents(tmp_path: Path) -> None:
-    seen = set()
+    seen: set[str] = set()
     for name, text in (("a.py", "1"), ("a.py", "2"), ("b.py", "2"), ("a.cuh", "1")):
         folder = tmp_path / f"{len(seen)}" / "codegen"
         folder.mkdir(parents=True)
