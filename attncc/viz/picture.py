@@ -1,0 +1,254 @@
+"""A mask evaluated over one request and head, reduced to cells of a picture. Knows nothing of how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attncc.diagnostics import CallError
+from attncc.ir.nodes import Variant
+
+BLOCK_PAIRS = 1 << 20  # pairs evaluated at once: a few megabytes an operation
+
+EMPTY, PARTIAL, FULL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shape of a call, and which request and query head of it to look at."""
+
+    batch: int
+    num_heads: int
+    num_kv_heads: int
+    qo_len: int
+    kv_len: int
+    head_dim: int
+    head_dim_v: int
+    b: int
+    h: int
+    q_start: int
+    k_start: int
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        qo_len: int,
+        kv_len: int | None = None,
+        batch: int = 1,
+        num_heads: int = 1,
+        num_kv_heads: int | None = None,
+        head_dim: int = 128,
+        head_dim_v: int | None = None,
+        b: int = 0,
+        h: int = 0,
+        q_start: int | None = None,
+        k_start: int = 0,
+    ) -> Geometry:
+        """Defaults as in a call: as many keys as queries, and the rows are the newest tokens. Raises CallError A0824."""
+        keys = qo_len if kv_len is None else kv_len
+        kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        for name, value in (("batch", batch), ("num_heads", num_heads), ("num_kv_heads", kv_heads), ("qo_len", qo_len)):
+            if value < 1:
+                raise CallError("A0824", f"`{name}` must be at least 1", expected="1 or more", got=str(value))
+        if num_heads % kv_heads:
+            raise CallError(
+                "A0824",
+                "query heads do not divide among the KV heads",
+                expected=f"a multiple of {kv_heads} query heads",
+                got=str(num_heads),
+            )
+        for name, value, size in (("request", b, batch), ("head", h, num_heads)):
+            if not 0 <= value < size:
+                raise CallError("A0824", f"there is no {name} {value}", expected=f"0 to {size - 1}", got=str(value))
+        start = k_start + keys - qo_len if q_start is None else q_start
+        dim_v = head_dim if head_dim_v is None else head_dim_v
+        return cls(batch, num_heads, kv_heads, qo_len, keys, head_dim, dim_v, b, h, start, k_start)
+
+    def extents(self) -> dict[str, int]:
+        """The extents of the language, as this request sees them."""
+        names = ("batch", "num_heads", "num_kv_heads", "head_dim", "head_dim_v", "qo_len", "kv_len")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A mask in cells of ``step`` × ``step`` pairs (fewer at the edges).
+
+    ``density`` [rows, cols] is the share of a cell's pairs that attend; ``tiles`` [rows, cols] holds EMPTY, PARTIAL or
+    FULL for each tile of ``tile`` × ``tile`` pairs, if asked for.
+    """
+
+    title: str
+    geometry: Geometry
+    step: int
+    density: npt.NDArray[np.float32]
+    attended: int
+    tile: int | None = None
+    tiles: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of all pairs that attend."""
+        pairs = self.geometry.qo_len * self.geometry.kv_len
+        return self.attended / pairs if pairs else 0.0
+
+    def caption(self) -> str:
+        """What is seen: the variant, the request and head, the size, the share of pairs that attend."""
+        g = self.geometry
+        where = f"request {g.b}, head {g.h}" if g.batch > 1 or g.num_heads > 1 else ""
+        scale = f"{self.step} × {self.step} pairs a cell" if self.step > 1 else ""
+        parts = [self.title, where, f"{g.qo_len} queries × {g.kv_len} keys", f"{self.share:.1%} attend", scale]
+        return " · ".join(part for part in parts if part)
+
+    def tile_caption(self) -> str | None:
+        """How many tiles are of each kind, or None without tiles."""
+        if self.tiles is None:
+            return None
+        empty, partial, full = (int((self.tiles == kind).sum()) for kind in (EMPTY, PARTIAL, FULL))
+        return f"tiles of {self.tile} × {self.tile}: {full} full, {partial} partial, {empty} empty"
+
+
+def draw(
+    variant: Variant,
+    params: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    geometry: Geometry,
+    *,
+    cells: int,
+    tile: int | None = None,
+) -> Picture:
+    """Evaluate the mask of ``variant`` and reduce it to at most ``cells`` × ``cells`` cells.
+
+    ``params`` are scalars, or arrays with one value per request; ``tensors`` are arrays. With several branches a pair
+    attends if it does in any. Raises CallError where a value is missing or does not fit.
+    """
+    rows, cols = geometry.qo_len, geometry.kv_len
+    step = max(1, -(-max(rows, cols) // max(cells, 1)))
+    density = np.zeros((-(-rows // step), -(-cols // step)), np.float32)
+    kinds = None if tile is None else _Tiles(rows, cols, tile)
+    attended = 0
+    for first, mask in _blocks(variant, params, tensors, geometry, step):
+        attended += int(mask.sum())
+        top = first // step
+        found = _reduce(mask, step)
+        density[top : top + found.shape[0]] = found
+        if kinds is not None:
+            kinds.add(first, mask)
+    title = variant.name + _settings(variant, params, geometry.b)
+    tiles = None if kinds is None else kinds.classify()
+    return Picture(title, geometry, step, density, attended, tile, tiles)
+
+
+def _settings(variant: Variant, params: Mapping[str, Any], b: int) -> str:
+    shown = [f"{decl.name} = {_of_request(params[decl.name], b):g}" for decl in variant.params if decl.name in params]
+    return f"({', '.join(shown)})" if shown else ""
+
+
+def _of_request(value: Any, b: int) -> Any:
+    array = to_numpy(value)
+    return array.reshape(-1)[b if array.size > 1 else 0].item()
+
+
+def to_numpy(value: Any) -> npt.NDArray[Any]:
+    """A scalar, sequence, numpy array, or a torch or cupy tensor of any device, as a numpy array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
+        return np.asarray(value.numpy())
+    if hasattr(value, "get") and hasattr(value, "device"):
+        value = value.get()
+    return np.asarray(value)
+
+
+def _blocks(
+    variant: Variant, params: Mapping[str, Any], tensors: Mapping[str, Any], geometry: Geometry, step: int
+) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+    """The mask in blocks of whole cells of rows: (first row, [rows, kv_len])."""
+    mask = _evaluator(variant, params, tensors, geometry)
+    height = max(1, BLOCK_PAIRS // max(geometry.kv_len, 1) // step) * step
+    for first in range(0, geometry.qo_len, height):
+        yield first, mask(np.arange(first, min(first + height, geometry.qo_len), dtype=np.int32))
+
+
+def _evaluator(
+    variant: Variant, params: Mapping[str, Any], tensors: Mapping[str, Any], geometry: Geometry
+) -> Callable[[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]:
+    from attncc.binding import bind_extents
+    from attncc.reference.arithmetic import DTYPES
+    from attncc.reference.evaluate import Scope, evaluate, scalar
+
+    arrays = {tensor.name: to_numpy(tensors[tensor.name]) for tensor in variant.tensors}
+    extents = bind_extents(variant, arrays, geometry.extents())
+    values = {
+        decl.name: scalar(_of_request(params[decl.name], geometry.b), decl.type) for decl in variant.params
+    }
+    i32 = np.int32
+    group = geometry.num_heads // geometry.num_kv_heads
+    cols = np.arange(geometry.kv_len, dtype=i32).reshape(1, 1, -1, 1)
+    fixed = {"b": geometry.b, "h": geometry.h, "hk": geometry.h // group}
+
+    def mask(block: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        rows = block.reshape(1, -1, 1, 1)
+        coords = {name: np.full((1, 1, 1, 1), value, i32) for name, value in fixed.items()}
+        coords |= {"row": rows, "q": rows + i32(geometry.q_start)}
+        coords |= {"own": rows + i32(geometry.kv_len - geometry.qo_len)}
+        coords |= {"col": cols, "k": cols + i32(geometry.k_start)}
+        scope = Scope(
+            coords=coords,
+            params=values,
+            extents={name: np.full((1, 1, 1, 1), size, i32) for name, size in extents.items()},
+            tensors={t.name: arrays[t.name].astype(DTYPES[t.storage.loaded]) for t in variant.tensors},
+        )
+        shape = (block.size, geometry.kv_len)
+        found = np.zeros(shape, np.bool_)
+        for branch in variant.branches:
+            if branch.mask is None:
+                return np.ones(shape, np.bool_)
+            found |= np.broadcast_to(evaluate(branch.mask, scope)[0, :, :, 0], shape)
+        return found
+
+    return mask
+
+
+def _reduce(mask: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.float32]:
+    """The share of true pairs in each cell."""
+    sums = _sums(mask, step)
+    heights = np.diff([*range(0, mask.shape[0], step), mask.shape[0]])
+    widths = np.diff([*range(0, mask.shape[1], step), mask.shape[1]])
+    return (sums / np.outer(heights, widths)).astype(np.float32)
+
+
+def _sums(mask: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.int64]:
+    if mask.shape[1] == 0:
+        return np.zeros((-(-mask.shape[0] // step), 0), np.int64)
+    by_row = np.add.reduceat(mask, np.arange(0, mask.shape[1], step), axis=1, dtype=np.int64)
+    found: npt.NDArray[np.int64] = np.add.reduceat(by_row, np.arange(0, mask.shape[0], step), axis=0)
+    return found
+
+
+class _Tiles:
+    """Counts pairs per tile while blocks of rows come in, which need not end where tiles do."""
+
+    def __init__(self, rows: int, cols: int, tile: int) -> None:
+        self.rows, self.cols, self.tile = rows, cols, tile
+        self.counts = np.zeros((-(-rows // tile), -(-cols // tile)), np.int64)
+
+    def add(self, first: int, mask: npt.NDArray[np.bool_]) -> None:
+        last = first + mask.shape[0]
+        for top in range(first // self.tile, -(-last // self.tile)):
+            low, high = max(top * self.tile, first), min((top + 1) * self.tile, last)
+            self.counts[top] += _sums(mask[low - first : high - first], self.tile).sum(axis=0)
+
+    def classify(self) -> npt.NDArray[np.uint8]:
+        heights = np.minimum(self.tile, self.rows - self.tile * np.arange(self.counts.shape[0]))
+        widths = np.minimum(self.tile, self.cols - self.tile * np.arange(self.counts.shape[1]))
+        kinds = np.full(self.counts.shape, PARTIAL, np.uint8)
+        kinds[self.counts == 0] = EMPTY
+        kinds[self.counts == np.outer(heights, widths)] = FULL
+        return kinds
