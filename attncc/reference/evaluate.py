@@ -71,7 +71,7 @@ class Scope:
     """What an expression may refer to, for one block of one request.
 
     ``coords``, ``params``, ``extents`` and ``inputs`` are arrays of four axes; ``inputs`` also holds reductions that
-    were computed elsewhere (a finished ``colsum``). ``tensors`` are whole captured tensors in their value type. ``attend``
+    were computed elsewhere (a finished ``colsum``). ``tensors`` are captured tensors in their value types. ``attend``
     is the block's mask [heads, rows, columns], needed by ``after`` and by the reductions over keys or rows.
     """
 
@@ -212,7 +212,8 @@ class _Run:
     def _after(self, operand: Array) -> Array:
         assert self.scope.attend is not None
         kept = np.where(self.scope.attend[..., None], operand, 0)
-        later: Array = kept[:, :, ::-1].cumsum(axis=_COL)[:, :, ::-1] - kept
+        later = np.zeros_like(kept)
+        later[:, :, :-1] = kept[:, :, :0:-1].cumsum(axis=_COL)[:, :, ::-1]
         return later
 
     def _over_pairs(self, node: Reduce, body: Array) -> Array:
@@ -221,7 +222,7 @@ class _Run:
         assert attend is not None
         pairs = attend[..., None]
         if node.kind == "rowmax":
-            return np.where(pairs, body, -np.inf).max(axis=_COL, keepdims=True, initial=-np.inf)
+            return np.asarray(np.where(pairs, body, -np.inf).max(axis=_COL, keepdims=True, initial=-np.inf))
         if node.kind == "expect":
             assert self.scope.prob is not None
             body = body * self.scope.prob[..., None]
@@ -284,7 +285,7 @@ def _factors(dot: Reduce, precision: Precision) -> tuple[Expr, ...]:
 
 
 def aligned(*values: Array) -> tuple[Array, ...]:
-    """Values with one number of channels. A bare ``d`` counts to the longest vector of the call; others cut it short."""
+    """Values with one number of channels. A bare ``d`` counts to the call's longest vector; others cut it."""
     lengths = {value.shape[_CHANNEL] for value in values} - {1}
     if len(lengths) <= 1:
         return values
@@ -320,8 +321,9 @@ def _dot(factors: list[Array]) -> Array:
     by_col = [factor for factor in factors if factor.shape[_COL] > 1]
     if any(factor.shape[_ROW] > 1 for factor in by_col) or not by_col or not by_row:
         product = functools.reduce(lambda x, y: np.multiply(*aligned(x, y)), factors)
-        return product.sum(axis=_CHANNEL, keepdims=True)
+        return np.asarray(product.sum(axis=_CHANNEL, keepdims=True))
     left, right = (functools.reduce(lambda x, y: np.multiply(*aligned(x, y)), side) for side in (by_row, by_col))
     channels = np.broadcast_shapes(left.shape[-1:], right.shape[-1:])
     left, right = (np.broadcast_to(side, (*side.shape[:-1], *channels)) for side in (left, right))
-    return np.matmul(left[:, :, 0], right[:, 0].swapaxes(1, 2))[..., None]
+    found: Array = np.matmul(left[:, :, 0], right[:, 0].swapaxes(1, 2))
+    return found[..., None]

@@ -1,8 +1,8 @@
 """Row reductions as mergeable states, in float64: how a row's keys may be split and the parts put together.
 
-Section 3.1 of the design: ``lift`` turns one range of keys into a state, ``combine`` two states into one together with
-a factor for each part's accumulator, ``finish`` a state into the row's result. identity ⊕ identity = identity, never NaN.
-May not know expressions; it sees logits, weights and values.
+Section 3.1 of the design: ``lift`` turns one range of keys into a state, ``combine`` two states into one together
+with a factor for each part's accumulator, ``finish`` a state into the row's result. identity ⊕ identity = identity,
+never NaN. May not know expressions; it sees logits, weights and values.
 
 Shapes: logits, weights, carries and ``attend`` are [..., rows, keys], values [..., keys, head_dim_v], states
 [..., rows].
@@ -70,7 +70,8 @@ def lift_stick_breaking(weights: Array, carries: Array, attend: Array, values: A
     With weights σ(s) and carries −softplus(s) this is stick-breaking attention (Tan et al., arXiv 2410.17980, eq. 2).
     """
     kept = np.where(attend, carries, 0.0)
-    after = kept[..., ::-1].cumsum(axis=-1)[..., ::-1] - kept
+    after = np.zeros_like(kept)
+    after[..., :-1] = kept[..., :0:-1].cumsum(axis=-1)[..., ::-1]
     state = lift_weighted(np.where(attend, weights, 0.0) * np.exp(after), attend, values, lo)
     return replace(state, reduction=STICK_BREAKING, values=(*state.values, kept.sum(axis=-1)))
 
