@@ -1,0 +1,252 @@
+"""From a variant to an Artifact: canonical form, choice of a family, CUDA text, NVRTC, cache. Knows every stage by name.
+
+A cached kernel costs canonicalisation, the choice and a read: neither the emitter nor a CUDA library is loaded for it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attncc.codegen
+import attncc.ir
+import attncc.passes
+from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, Word, digest
+from attncc.cache import Cache, cache_key, default_cache, tree_hash
+from attncc.codegen.nvrtc import FLAGS, Compiled, compile_cuda
+from attncc.codegen.select import Choice, KernelSpec, choose, features
+from attncc.codegen.toolchain import toolchain
+from attncc.ir.nodes import Coord, Extent, Load, Variant
+from attncc.ir.text import dump
+from attncc.ir.walk import walk
+from attncc.passes.canonicalize import canonicalize
+
+if TYPE_CHECKING:
+    from attncc.codegen.emit.source import KernelSource
+
+__all__ = ["KernelSpec", "Stages", "compile_variant", "stages"]
+
+STAGES = ("ir", "cuda", "ptx", "cubin", "sass", "manifest", "report")
+
+_SOURCES = tuple(Path(package.__path__[0]) for package in (attncc.codegen, attncc.ir, attncc.passes))
+_made: dict[tuple[Path, str], Artifact] = {}  # by cache folder and key: a process reads an artifact once
+
+
+def compile_variant(variant: Variant, spec: KernelSpec, *, cache: Cache | None = None) -> Artifact:
+    """The kernel of a verified variant for ``spec``, from the cache or compiled into it.
+
+    Raises UnsupportedError A0701–A0708 when no family serves it, ToolchainError A1001–A1007 when it must be compiled and
+    cannot be.
+    """
+    return stages(variant, spec, cache=cache).artifact
+
+
+def stages(variant: Variant, spec: KernelSpec, *, cache: Cache | None = None) -> Stages:
+    """Every stage of that compile, each made when it is asked for. Raises UnsupportedError at once."""
+    canonical = canonicalize(variant)
+    return Stages(canonical, spec, choose(canonical, spec), cache if cache is not None else default_cache())
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of one compile. What ``--emit`` prints is here by the same name, as text or bytes."""
+
+    variant: Variant
+    spec: KernelSpec
+    choice: Choice
+    cache: Cache
+
+    @cached_property
+    def ir(self) -> str:
+        """The canonical text: cache key and twin test."""
+        return dump(self.variant)
+
+    @cached_property
+    def key(self) -> str:
+        """The cache key: the formula, the family's configuration, the target, the compiler and our own sources."""
+        return cache_key(
+            self.ir,
+            self.choice.family,
+            repr(self.choice.config),
+            repr(replace(self.spec, family=None)),
+            toolchain().nvrtc,
+            " ".join(FLAGS),
+            # The device headers, and what writes the text around them.
+            tree_hash(*_SOURCES),
+        )
+
+    @cached_property
+    def source(self) -> KernelSource:
+        """The translation unit, with and without #line directives."""
+        from attncc.codegen.emit.source import emit_kernel
+
+        return emit_kernel(self.variant, self.choice.module, self.choice.config)
+
+    @property
+    def cuda(self) -> str:
+        """The translation unit as a person reads it."""
+        return self.source.plain
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """What NVRTC made of it, past the cache: PTX, log and time are not kept there."""
+        return compile_cuda(self.source.text, arch=self.spec.arch, name=self.source.name)
+
+    @property
+    def ptx(self) -> str:
+        return self.compiled.ptx.decode()
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """The kernel, from this process, from the cache, or compiled."""
+        name = (self.cache.root, self.key)
+        found = _made.get(name)
+        if found is None:
+            found = _made[name] = self.cache.get_or_make(self.key, self._make)
+        return found
+
+    @property
+    def cubin(self) -> bytes:
+        return self.artifact.cubin
+
+    @cached_property
+    def sass(self) -> str:
+        """Machine code. Raises ToolchainError A1008 without a disassembler."""
+        from attncc.codegen.sass import disassemble
+
+        return disassemble(self.artifact.cubin)
+
+    @property
+    def manifest(self) -> str:
+        return self.artifact.to_json()
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What the compile came to, as plain data: kernel, resources, why other families were passed over, time."""
+        begin = time.perf_counter()
+        cached = self.cache.get(self.key) is not None
+        artifact = self.artifact
+        seconds = time.perf_counter() - begin
+        manifest = artifact.manifest
+        return {
+            "name": artifact.name,
+            "key": artifact.key,
+            "variant": manifest.variant,
+            "target": manifest.arch,
+            "family": manifest.family,
+            "refused": {name: list(reasons) for name, reasons in self.choice.refused.items()},
+            "dtype": manifest.dtype,
+            "head_dim": manifest.head_dim,
+            "head_dim_v": manifest.head_dim_v,
+            "tile": dict(manifest.tile),
+            "threads": manifest.launch.threads,
+            "entries": {
+                name: {**asdict(entry), "dynamic_smem": manifest.launch.smem if name == "main" else 0}
+                for name, entry in manifest.entries.items()
+            },
+            "warnings": list(manifest.warnings),
+            "cubin_bytes": len(artifact.cubin),
+            "toolchain": dict(manifest.toolchain),
+            "cached": cached,
+            "seconds": round(seconds, 4),
+        }
+
+    def emit(self, stage: str) -> str | bytes:
+        """One of STAGES, as it is written to a file."""
+        if stage not in STAGES:
+            raise ValueError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
+        value: str | bytes | dict[str, Any] = getattr(self, stage)
+        return json.dumps(value, indent=2) + "\n" if isinstance(value, dict) else value
+
+    def _make(self) -> Artifact:
+        made = self.compiled
+        module, config = self.choice.module, self.choice.config
+        rule = config.launch_rule()
+        manifest = Manifest(
+            variant=self.variant.name,
+            family=self.choice.family,
+            arch=self.spec.arch,
+            dtype=self.spec.dtype,
+            head_dim=self.spec.head_dim,
+            head_dim_v=self.spec.dim_v,
+            layout=self.spec.layout,
+            precise=self.spec.precise,
+            tile={name: value for name, value in asdict(config).items() if type(value) is int},
+            entries={
+                role: Entry(
+                    symbol=symbol,
+                    registers=(used := made.resources[symbol]).registers,
+                    spill_stores=used.spill_stores,
+                    spill_loads=used.spill_loads,
+                    stack=used.stack,
+                    static_smem=used.static_smem,
+                )
+                for role, symbol in module.ENTRIES.items()
+            },
+            launch=LaunchRule(grid=tuple(rule["grid"]), threads=rule["block"], smem=rule["smem"]),
+            abi=_abi(self.variant, self.source),
+            features=tuple(sorted(features(self.variant).hooks)),
+            explicit_starts=not indexes_by_position(self.variant),
+            bounds=None,
+            toolchain={"nvrtc": toolchain().nvrtc, "cuda-bindings": toolchain().bindings},
+            hashes={
+                "cubin": digest(made.cubin),
+                "ir": digest(self.ir.encode()),
+                "source": digest(self.source.plain.encode()),
+            },
+            warnings=made.warnings,
+        )
+        return Artifact(key=self.key, manifest=manifest, cubin=made.cubin)
+
+
+def indexes_by_position(variant: Variant) -> bool:
+    """Whether a token axis of a captured tensor is indexed by q or k: then positions must be storage indices, and a call
+    may not move them with explicit starts (design: coordinates)."""
+    tokens = {Extent("kv_len"), Extent("qo_len")}
+    for _, root in variant.roots():
+        for node in walk(root):
+            if not isinstance(node, Load):
+                continue
+            for dim, index in zip(variant.tensor(node.tensor).dims, node.indices, strict=True):
+                by_position = any(isinstance(part, Coord) and part.axis in ("q", "k") for part in walk(index))
+                if by_position and dim in tokens:
+                    return True
+    return False
+
+
+def _abi(variant: Variant, source: KernelSource) -> Abi:
+    """The parameter block as the runtime fills it: launch's words, then those of every parameter and tensor."""
+    from attncc.codegen.emit.formula import formula
+    from attncc.codegen.launch_block import LAUNCH_FIELDS, place, scalar_fields, tensor_fields
+
+    words = [Word(f"launch.{field.name}", field.ctype, field.offset) for field in LAUNCH_FIELDS]
+    value_types = {"f32": "f32", "i32": "i32", "u32": "u32", "bool": "i32"}
+    make: Callable[[Any], list[tuple[str, str]]]
+    for field in source.block.fields:
+        if field.kind == "param":
+            parts = scalar_fields(field.member, value_types[field.type])
+        else:
+            parts = tensor_fields(field.member, field.rank)
+        words += [Word(word.name, word.ctype, word.offset) for word in place(parts, field.offset)]
+    return Abi(
+        size=source.block.size,
+        words=tuple(words),
+        params=tuple(
+            Parameter(decl.name, decl.type.value, source.block.field(decl.name).member, decl.default)
+            for decl in variant.params
+        ),
+        tensors=tuple(
+            Capture(
+                tensor.name,
+                tensor.storage.value,
+                tuple(formula(dim) for dim in tensor.dims),
+                source.block.field(tensor.name).member,
+            )
+            for tensor in variant.tensors
+        ),
+    )

@@ -1,0 +1,170 @@
+"""Which kernel family runs a variant on a target, and why the others do not. Knows families by their table alone."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+from attncc.codegen.targets import target
+from attncc.diagnostics import Note, UnsupportedError
+from attncc.ir.nodes import After, Variant
+from attncc.ir.walk import walk
+
+# In order of preference; the last one is the portable family, which serves most.
+FAMILIES = ("mma_sm80",)
+DTYPES = ("f16", "bf16")
+LAYOUTS = ("contiguous",)
+MAX_HEAD_DIM = 1024
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """What a kernel is compiled for, besides its variant. ``head_dim_v`` None means the same as ``head_dim``.
+
+    ``precise`` turns approximate functions off. ``family`` forces one; None takes the first that serves the variant.
+    """
+
+    arch: str
+    dtype: str
+    head_dim: int
+    head_dim_v: int | None = None
+    layout: Literal["contiguous"] = "contiguous"
+    family: str | None = None
+    precise: bool = False
+
+    @property
+    def dim_v(self) -> int:
+        return self.head_dim if self.head_dim_v is None else self.head_dim_v
+
+    def check(self) -> None:
+        """Raises UnsupportedError A0701 (target), A0702 (dtype), A0705 (family), A0706 (head dim), A0708 (layout)."""
+        target(self.arch)
+        if self.dtype not in DTYPES:
+            raise UnsupportedError(
+                "A0702",
+                f"no kernel computes in {self.dtype}",
+                expected=" or ".join(DTYPES),
+                got=self.dtype,
+                help="convert query, key and value; CPU tensors of any float dtype run the reference",
+            )
+        if self.family is not None and self.family not in FAMILIES:
+            raise UnsupportedError(
+                "A0705",
+                f"unknown kernel family `{self.family}`",
+                expected=" or ".join(FAMILIES),
+                got=self.family,
+                help="leave the family out to let attncc choose one",
+            )
+        if self.layout not in LAYOUTS:
+            raise UnsupportedError(
+                "A0708", f"unknown KV layout `{self.layout}`", expected=" or ".join(LAYOUTS), got=self.layout
+            )
+        for name, value in (("head_dim", self.head_dim), ("head_dim_v", self.dim_v)):
+            if not 1 <= value <= MAX_HEAD_DIM:
+                raise UnsupportedError("A0706", f"{name} {value}", expected=f"1 to {MAX_HEAD_DIM}", got=str(value))
+
+
+@dataclass(frozen=True)
+class Features:
+    """What of a variant decides whether a family runs it: the hooks it writes, in the families' words."""
+
+    hooks: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A family with its Config, and for every family asked before it the reasons it gave."""
+
+    family: str
+    config: Any
+    refused: Mapping[str, tuple[str, ...]]
+
+    @property
+    def module(self) -> Any:
+        return family(self.family)
+
+
+def family(name: str) -> ModuleType:
+    """The Python file of a family."""
+    return importlib.import_module(f"attncc.codegen.families.{name}")
+
+
+def features(variant: Variant) -> Features:
+    """The features of a canonical variant: a hook written as its default is gone by then."""
+    found: set[str] = set()
+    for branch in variant.branches:
+        hooks = branch.hooks()
+        # Every softmax kernel takes a scale of its own; a variant that writes the hook only computes it.
+        found |= hooks.keys() - {"sm_scale"}
+        if branch.weight is not None and any(isinstance(node, After) for node in walk(branch.weight)):
+            found.add("after")
+    if len(variant.branches) > 1:
+        found.add("branch")
+    if variant.operands:
+        found.add("operands")
+    if variant.output is not None:
+        found.add("output")
+    if variant.emits:
+        found.add("emit")
+    return Features(frozenset(found))
+
+
+def choose(variant: Variant, spec: KernelSpec) -> Choice:
+    """The first family that refuses nothing.
+
+    Raises UnsupportedError A0703 with every family's reasons, or A0704 with those of the forced one, each naming what
+    is not served; the span is the first unserved hook's.
+    """
+    spec.check()
+    used = features(variant)
+    refused: dict[str, tuple[str, ...]] = {}
+    for name in (spec.family,) if spec.family is not None else FAMILIES:
+        module = family(name)
+        hooks = module.refuse(used)
+        reasons = [*(f"{_describe(hook)} is not served" for hook in hooks)]
+        reasons += module.refuse_shape(spec.dtype, spec.head_dim, spec.dim_v, spec.arch)
+        if not reasons:
+            config = module.choose(spec.dtype, spec.head_dim, spec.dim_v, spec.arch, precise=spec.precise)
+            return Choice(name, config, refused)
+        refused[name] = tuple(reasons)
+    raise _unsupported(variant, spec, refused)
+
+
+_DESCRIBED = {
+    "after": "`after(...)`, an ordered reduction,",
+    "branch": "more than one `branch`",
+    "emit": "`emit`",
+    "operands": "an extra score operand",
+}
+
+
+def _describe(hook: str) -> str:
+    return _DESCRIBED.get(hook, f"the hook `{hook}`")
+
+
+def _unsupported(variant: Variant, spec: KernelSpec, refused: Mapping[str, tuple[str, ...]]) -> UnsupportedError:
+    what = f"{spec.arch}, {spec.dtype}, head_dim {spec.head_dim}"
+    what += f", head_dim_v {spec.dim_v}" if spec.dim_v != spec.head_dim else ""
+    notes = tuple(Note(f"{name}: {'; '.join(reasons)}") for name, reasons in refused.items())
+    span = next((s for _, root in variant.roots() for s in variant.spans.get(root, ())), None)
+    if spec.family is not None:
+        return UnsupportedError(
+            "A0704",
+            f"the family `{spec.family}` does not run `{variant.name}` on {what}",
+            span=span,
+            expected="a variant within what the family serves",
+            got="; ".join(refused[spec.family]),
+            help="leave the family out to let attncc choose one; on CPU tensors the reference runs every variant",
+        )
+    return UnsupportedError(
+        "A0703",
+        f"no kernel family runs `{variant.name}` on {what}",
+        span=span,
+        expected=f"one of {', '.join(FAMILIES)} to serve it",
+        got="; ".join(dict.fromkeys(reason for reasons in refused.values() for reason in reasons)),
+        help="on CPU tensors the reference runs every variant",
+        notes=notes,
+    )
