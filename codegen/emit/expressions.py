@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from attncc.codegen.emit.formula import shortest
+from attncc.codegen.emit.intervals import Interval, exact_interval, intervals
 from attncc.codegen.emit.text import Text
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Input, Load, Reduce, Select, Unary
-from attncc.ir.types import I32_MIN, Type
+from attncc.ir.types import I32_MAX, I32_MIN, Type
 from attncc.ir.walk import walk
 
 Leaf = Callable[[Expr], str | None]
@@ -42,7 +43,9 @@ _INFIX: dict[str, tuple[str, int]] = {
     "xor": ("!=", EQUALITY),
 }
 # Operations whose result does not depend on the accuracy.
-_ALWAYS_EXACT = frozenset({"abs", "neg", "min", "max", "floor", "round", "erf", "log1p", "mod", "floordiv", "shl", "shr"})
+_ALWAYS_EXACT = frozenset(
+    ["abs", "neg", "min", "max", "floor", "round", "erf", "log1p", "mod", "floordiv", "shl", "shr"]
+)
 # An f32 operand just below and just above a point gives different results.
 _DECISIVE = frozenset({"lt", "le", "eq", "floor", "round", "mod", "floordiv"})
 _LONG = 90  # a longer expression gets a name, so that lines stay readable
@@ -93,13 +96,14 @@ class Facts:
     indices: Mapping[Expr, frozenset[str]]
     approximate: set[Expr]
     deciding: set[Expr]
+    intervals: Mapping[Expr, Interval]
     spans: Mapping[Expr, tuple[Span, ...]] = field(default_factory=dict)
 
     @staticmethod
     def of(roots: Iterable[Expr], spans: Mapping[Expr, tuple[Span, ...]]) -> Facts:
         roots = tuple(roots)
         approximate = score_dependent(roots)
-        return Facts(loop_indices(roots), approximate, deciding(roots, approximate), spans)
+        return Facts(loop_indices(roots), approximate, deciding(roots, approximate), intervals(roots), spans)
 
 
 class Emitter:
@@ -134,9 +138,10 @@ class Emitter:
                 continue
             printed = self._print(node, done)
             looped = any(not self.facts.indices[user] <= bound for user in uses[node])
-            if printed[1] != ATOM or "(" in printed[0]:  # a name costs nothing; anything else is computed once
-                if len(uses[node]) > 1 or looped or len(printed[0]) > _LONG:
-                    printed = self._declare(node, printed[0])
+            repeated = len(uses[node]) > 1 or looped
+            trivial = printed[1] == ATOM and "(" not in printed[0]
+            if not trivial and (repeated or (uses[node] and len(printed[0]) > _LONG)):
+                printed = self._declare(node, printed[0])
             done[node] = printed
         return [done[root] for root in roots]
 
@@ -150,7 +155,7 @@ class Emitter:
         return spans[0] if spans else None
 
     def _order(self, roots: list[Expr], done: dict[Expr, Printed]) -> tuple[list[Expr], dict[Expr, list[Expr]]]:
-        """What is not yet written below the roots, operands first, and who uses each. Leaves go straight to ``done``."""
+        """What is not yet written below the roots, operands first, and each one's users. Leaves go to ``done``."""
         order: list[Expr] = []
         uses: dict[Expr, list[Expr]] = {}
         stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
@@ -189,7 +194,7 @@ class Emitter:
         index = node.axis
         with self.out.block(f"for (int {index} = 0; {index} < {done[node.extent][0]}; ++{index})", span=span):
             ((body, level),) = self._block([node.body], done, bound | {index})
-            if node.kind == "sum" and node.type is Type.I32:
+            if node.kind == "sum" and node.type is Type.I32:  # the number of terms is not known: it may wrap
                 self.out.add(f"{total} = exact::add({total}, {body});", span)
             else:
                 symbol = {"any": "|", "all": "&"}.get(node.kind, "+")
@@ -222,32 +227,34 @@ class Emitter:
 
     def _unary(self, node: Unary, done: Mapping[Expr, Printed]) -> Printed:
         symbol = {"not": "!", "bitnot": "~"}.get(node.op)
-        if node.op == "neg" and node.type is not Type.I32:
+        if node.op == "neg" and not (node.type is Type.I32 and self._wraps(node)):
             symbol = "-"
         if symbol is None:
             return self._function(node, done)
         operand = parenthesise(done[node.operand], UNARY)
         return (f"{symbol}({operand})" if operand[0] == symbol else symbol + operand), UNARY
 
+    def _wraps(self, node: Expr) -> bool:
+        """Whether i32 arithmetic may leave 32 bits, which is undefined for C++'s own operators."""
+        low, high = exact_interval(node, self.facts.intervals) or (I32_MIN - 1, I32_MAX + 1)
+        return low < I32_MIN or high > I32_MAX
+
     def _binary(self, node: Binary, done: Mapping[Expr, Printed]) -> Printed:
         op, left, right = node.op, node.left, node.right
         if op in ("add", "sub", "mul"):
-            if node.type is Type.I32 or node in self.facts.deciding:
+            if (node.type is Type.I32 and self._wraps(node)) or node in self.facts.deciding:
                 return self._function(node, done)
         elif op in ("floordiv", "mod", "shl", "shr") and isinstance(right, Const):
-            shifted = _by_constant(op, left, right, done)
-            return shifted or self._function(node, done)
+            known = self.facts.intervals.get(left)
+            constant = _by_constant(op, left, right, done, nonnegative=known is not None and known[0] >= 0)
+            return constant or self._function(node, done)
         if op not in _INFIX:
             return self._function(node, done)
         symbol, level = _INFIX[op]
         if op in ("and", "or") or level in (AND, OR, XOR):  # & and | bind less tightly than they look
-            same = {Binary: node.op}
-            texts = [
-                done[item][0] if isinstance(item, Binary) and item.op == same[Binary] and done[item][1] == level
-                else parenthesise(done[item], UNARY)
-                for item in (left, right)
-            ]
-            return f"{texts[0]} {symbol} {texts[1]}", level
+            chained = isinstance(left, Binary) and left.op == op
+            first = parenthesise(done[left], level if chained else UNARY)
+            return f"{first} {symbol} {parenthesise(done[right], UNARY)}", level
         return f"{parenthesise(done[left], level)} {symbol} {parenthesise(done[right], level + 1)}", level
 
 
@@ -290,7 +297,9 @@ def _cast(node: Cast, done: Mapping[Expr, Printed]) -> Printed:
     return f"{CTYPE[target]}({operand[0]})", ATOM
 
 
-def _by_constant(op: str, left: Expr, right: Const, done: Mapping[Expr, Printed]) -> Printed | None:
+def _by_constant(
+    op: str, left: Expr, right: Const, done: Mapping[Expr, Printed], *, nonnegative: bool
+) -> Printed | None:
     """Shifts and masks. ``>>`` of an i32 is arithmetic and floors, so 2ⁿ needs no proof that ``left`` >= 0."""
     if left.type is Type.F32:
         return None
@@ -302,4 +311,6 @@ def _by_constant(op: str, left: Expr, right: Const, done: Mapping[Expr, Printed]
         return f"{parenthesise(done[left], ADD)} >> {value.bit_length() - 1}", SHIFT
     if op == "mod" and power:
         return f"{parenthesise(done[left], UNARY)} & {value - 1}{mark}", AND
+    if op in ("floordiv", "mod") and value > 0 and (nonnegative or mark):
+        return f"{parenthesise(done[left], MUL)} {'/' if op == 'floordiv' else '%'} {value}{mark}", MUL
     return None

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import math
 
-from attncc.ir.nodes import After, Binary, Cast, Const, Coord, Expr, Extent, Input, Load, Param, Reduce, Rotate
-from attncc.ir.nodes import Select, Slice, Unary
+from attncc.ir.nodes import (
+    After,
+    Binary,
+    Cast,
+    Const,
+    Coord,
+    Expr,
+    Extent,
+    Input,
+    Load,
+    Param,
+    Reduce,
+    Rotate,
+    Select,
+    Slice,
+    Unary,
+)
 from attncc.ir.types import Type, round_f32
 from attncc.ir.walk import walk
 

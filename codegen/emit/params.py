@@ -33,11 +33,11 @@ STORAGE_CTYPE = {
 # text itself uses where a parameter's name would hide them.
 _KEYWORDS = """
 alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t char8_t class co_await
-co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype default delete do double
-dynamic_cast else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept
-not not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires return short signed sizeof
-static static_assert static_cast struct switch template this thread_local throw true try typedef typeid typename typeof
-union unsigned using virtual void volatile wchar_t while xor xor_eq
+co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype default delete do
+double dynamic_cast else enum explicit export extern false float for friend goto if inline int long mutable
+namespace new noexcept not not_eq nullptr operator or or_eq private protected public register reinterpret_cast
+requires return short signed sizeof static static_assert static_cast struct switch template this thread_local throw
+true try typedef typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq
 """
 _MACROS = "NULL NAN INFINITY EOF assert errno linux unix INT_MAX INT_MIN UINT_MAX HUGE_VAL stdin stdout stderr"
 _OWN = "attncc exact fast launch Params Variant Config Item Row Key Tile params item row key tile g work"
@@ -99,7 +99,8 @@ class Block:
         with out.block("struct Params", "};"):
             out.add("attncc::Launch launch;")
             for field in self.fields:
-                out.add(f"{field.ctype} {field.member};  // {field.kind} {field.name}: {field.type}, byte {field.offset}")
+                remark = f"{field.kind} {field.name}: {field.type}, byte {field.offset}"
+                out.add(f"{field.ctype} {field.member};  // {remark}")
         out.add(f'static_assert(sizeof(Params) == {self.size}, "the host fills the block by the offsets above");')
 
 

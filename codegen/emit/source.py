@@ -47,7 +47,8 @@ def emit_kernel(variant: Variant, family: Family[C], config: C) -> KernelSource:
 
     Raises ValueError on hooks that no code is generated for; a family refuses them before.
     """
-    return assemble(variant, emit_variant(variant), family.HEADER, family.render_config(config), family.render_wrapper())
+    source = emit_variant(variant)
+    return assemble(variant, source, family.HEADER, family.render_config(config), family.render_wrapper())
 
 
 def assemble(variant: Variant, source: VariantSource, header: str, config: str, wrapper: str) -> KernelSource:

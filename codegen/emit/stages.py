@@ -60,10 +60,11 @@ class Plan:
     stage: Mapping[Expr, Stage] = field(repr=False)
 
 
-# What a node costs a thread, in instructions of full rate, roughly; the rest counts 1. Special functions and conversions
-# run at a quarter of the rate or less (CUDA programming guide, "arithmetic instructions", throughput by capability).
+# What a node costs a thread, in instructions of full rate, roughly; the rest counts 1. Special functions run at a
+# quarter of that rate or less (CUDA programming guide, "arithmetic instructions", throughput by capability).
 _SPECIAL = frozenset(
-    "exp exp2 log log2 log1p tanh sigmoid softplus sqrt rsqrt sin cos erf div floordiv mod pow".split()
+    ["exp", "exp2", "log", "log2", "log1p", "tanh", "sigmoid", "softplus", "sqrt", "rsqrt", "sin", "cos", "erf", "div"]
+    + ["floordiv", "mod", "pow"]
 )
 _STAGING = 6  # the shared-memory read of a staged value, with its address, costs about this
 
@@ -194,12 +195,10 @@ def _name(node: Expr) -> str:
         return "own_offset"
     if isinstance(node, Coord):
         return node.axis
-    sources = [item for item in walk(node) if isinstance(item, Load)] or [
-        item for item in walk(node) if isinstance(item, Param)
-    ]
-    if not sources:
-        sources = [item for item in walk(node) if isinstance(item, Extent)]
-    found = {item.tensor if isinstance(item, Load) else item.name for item in sources}  # type: ignore[attr-defined]
-    if len(found) == 1:
-        return found.pop().lstrip("$")
-    return "scale" if not found and node.type.value == "f32" else "value"
+    below = list(walk(node))
+    tensors = [item.tensor for item in below if isinstance(item, Load)]
+    params = [item.name for item in below if isinstance(item, Param)]
+    extents = [item.name for item in below if isinstance(item, Extent)]
+    found = dict.fromkeys(name.lstrip("$") for name in tensors or params or extents)
+    joined = "_".join(found)
+    return joined if found and len(joined) <= 24 else "value"

@@ -27,12 +27,13 @@ class Text:
     def add(self, text: str = "", span: Span | None = None) -> None:
         """Appends ``text``, one Line for each of its lines."""
         for part in text.split("\n"):
-            self.lines.append(Line("  " * self.depth + part if part else "", span))
+            for line in wrap("  " * self.depth + part if part else ""):
+                self.lines.append(Line(line, span))
 
     def comment(self, text: str) -> None:
         """A ``//`` comment; a backslash at its end would swallow the next line, so none may stand there."""
         for part in text.splitlines() or [""]:
-            self.add(f"// {part}".rstrip("\\ "))
+            self.lines.append(Line("  " * self.depth + f"// {part}".rstrip("\\ ")))
 
     def extend(self, other: Text) -> None:
         self.lines.extend(Line("  " * self.depth + line.text if line.text else "", line.span) for line in other.lines)
@@ -48,6 +49,19 @@ class Text:
 
     def render(self) -> str:
         return "".join(f"{line.text}\n" for line in self.lines)
+
+
+def wrap(line: str, width: int = 118) -> list[str]:
+    """A line of code without strings, broken after commas where it is too long."""
+    if len(line) <= width or '"' in line:
+        return [line]
+    code, mark, remark = line.partition("  //")
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    found: list[str] = []
+    while len(code) > width and (at := code.rfind(", ", len(indent), width)) > 0:
+        found.append(code[: at + 1])
+        code = indent + code[at + 2 :]
+    return [*found, code + mark + remark]
 
 
 def render_mapped(lines: Iterable[Line], name: str) -> str:

@@ -6,7 +6,6 @@ Knows the IR and the contract of the joint, and no kernel family. The text uses 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,12 +15,12 @@ from attncc.codegen.emit.params import Block, layout
 from attncc.codegen.emit.stages import Member, Plan, plan, positions
 from attncc.codegen.emit.text import Text
 from attncc.diagnostics import Span
-from attncc.ir.nodes import Binary, Branch, Const, Coord, Expr, Extent, Input, Param, Select, Variant
+from attncc.ir.nodes import Binary, Branch, Coord, Expr, Extent, Input, Param, Select, Variant
 from attncc.ir.types import Type
 from attncc.ir.walk import substitute
+from attncc.passes.scale import fold_scale, fold_sink
 
-SERVES = frozenset({"sm_scale", "logits", "mask", "sink"})
-LOG2E = Const(math.log2(math.e), Type.F32)
+SERVES = frozenset({"sm_scale", "score", "logits", "mask", "sink"})
 SCORE = Input("score")
 SM_SCALE = Param("$sm_scale", Type.F32)  # the block's value, uniform over heads; no user's name starts with $
 
@@ -45,22 +44,25 @@ class Hooks:
 
 
 def kernel_hooks(variant: Variant) -> Hooks:
-    """What the Variant's functions compute. Raises ValueError on hooks outside SERVES, which a family refuses before."""
+    """What the Variant's functions compute. Raises ValueError on hooks outside SERVES; families refuse them before."""
     if len(variant.branches) != 1 or variant.operands or variant.output is not None or variant.emits:
         raise ValueError(f"{variant.name}: only a single branch without operands, output and emits is emitted")
     (branch,) = variant.branches
     if unserved := branch.hooks().keys() - SERVES:
         raise ValueError(f"{variant.name}: no code for {', '.join(sorted(unserved))}")
-    scale = _scale(branch)
+    logits = fold_scale(branch, _scale(branch), variant)
+    if logits is None:
+        raise ValueError(f"{variant.name}: its score is no function of dot(query, key)")
+    sink = fold_sink(branch)
 
     def to_kernel(expr: Expr) -> Expr:
         return positions(_rename(expr, branch))
 
     return Hooks(
-        logits=to_kernel(_logits(branch, scale)),
-        plain=branch.logits is None,
+        logits=to_kernel(logits),
+        plain=branch.logits is None and branch.score is None,
         mask=None if branch.mask is None else to_kernel(branch.mask),
-        sink=None if branch.sink is None else to_kernel(Binary("mul", branch.sink, LOG2E)),
+        sink=None if sink is None else to_kernel(sink),
     )
 
 
@@ -69,14 +71,6 @@ def _scale(branch: Branch) -> Expr:
     if branch.sm_scale is None:
         return SM_SCALE
     return Select(Binary("eq", SM_SCALE, SM_SCALE), SM_SCALE, branch.sm_scale)
-
-
-def _logits(branch: Branch, scale: Expr) -> Expr:
-    if branch.logits is None:
-        return Binary("mul", SCORE, Binary("mul", scale, LOG2E))
-    scaled = Binary("mul", SCORE, scale)
-    score = Input("score", branch.name)
-    return Binary("mul", substitute(branch.logits, {score: scaled}), LOG2E)
 
 
 def _rename(expr: Expr, branch: Branch) -> Expr:
@@ -110,6 +104,7 @@ class _Writer:
         self.plan: Plan = plan(self.pair, self.rows)
         self.facts = Facts.of([*self.pair, *self.rows], variant.spans)
         self.out = Text()
+        self.uses_geometry = False
 
     # ---- the whole ---------------------------------------------------------------------------------------------------
 
@@ -184,15 +179,16 @@ class _Writer:
         head = "(const Params& params, const attncc::Work& work)" if used else "(const Params&, const attncc::Work&)"
         with self.out.block(f"{_INLINE} Item item{head}"):
             body = Text()
+            self.uses_geometry = False
             values = self._emitter(body, self._uniform_leaf, "params.").values(m.expr for m in members)
-            if "g." in " ".join([*values, *(line.text for line in body.lines)]):
+            if self.uses_geometry:
                 self.out.add("const attncc::Geometry g = attncc::geometry(params.launch, work.b);")
             self._aggregate(body, [*(["&params"] if self.plan.params else []), *values], members)
 
     def _row(self) -> None:
         def leaf(node: Expr) -> str | None:
-            if node in (Coord("row"), Coord("h")):
-                return node.axis  # type: ignore[attr-defined]
+            if isinstance(node, Coord) and node.axis in ("row", "h"):
+                return node.axis
             return item_leaf(node)
 
         item_leaf = self._member_leaf({"item.": self.plan.item})
@@ -218,18 +214,22 @@ class _Writer:
 
     def _aggregate(self, body: Text, values: list[str], members: tuple[Member, ...]) -> None:
         self.out.extend(body)
-        spans = [span for member in members if (span := self._span(member.expr)) is not None]
-        self.out.add(f"return {{{', '.join(values)}}};", spans[0] if len(spans) == 1 else None)
+        whole = f"return {{{', '.join(values)}}};"
+        if len(whole) < 80:
+            self.out.add(whole)
+            return
+        spans = [None] * (len(values) - len(members)) + [self._span(member.expr) for member in members]
+        with self.out.block("return", "};"):
+            for value, span in zip(values, spans, strict=True):
+                self.out.add(f"{value},", span)
 
     # ---- what is computed for pairs and rows -------------------------------------------------------------------------
 
-    def _pair_function(
-        self, name: str, ctype: str, first: str, tile: str, expr: Expr, written: Expr | None
-    ) -> None:
+    def _pair_function(self, name: str, ctype: str, first: str, tile: str, expr: Expr, written: Expr | None) -> None:
         member_leaf = self._member_leaf({"item.": self.plan.item, "r.": self.plan.row, "c.": self.plan.key})
         leaves: dict[Expr, str] = {SCORE: "score", Coord("row"): "row", Coord("col"): "col"}
         self.out.add()
-        self.out.comment(f"{name} = {formula(written)}" if written is not None else f"{name} = sm_scale * dot(query, key)")
+        self.out.comment(f"{name} = {'sm_scale * dot(query, key)' if written is None else formula(written)}")
         span = self._span(written) if written is not None else None
         arguments = f"({first}const Item& item, const Row& r, {tile}const Key& c, int row, int col)"
         with self.out.block(f"{_INLINE} {ctype} {name}{arguments}", span=span):
@@ -284,6 +284,7 @@ class _Writer:
 
     def _extent(self, name: str) -> str:
         if name in _GEOMETRY:
+            self.uses_geometry = True
             return f"g.{_GEOMETRY[name]}"
         if name in _LAUNCH:
             return f"params.launch.{name}"
