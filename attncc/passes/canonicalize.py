@@ -29,7 +29,7 @@ from attncc.ir.nodes import (
     Variant,
 )
 from attncc.ir.types import Type
-from attncc.ir.walk import rewrite_variant
+from attncc.ir.walk import rewrite, rewrite_variant
 from attncc.passes import fold
 
 TRUE, FALSE = Const(True, Type.BOOL), Const(False, Type.BOOL)
@@ -55,6 +55,13 @@ class Canonicalize:
 def canonicalize(variant: Variant) -> Variant:
     """The canonical form of a variant: the same meaning, the same declarations."""
     return Canonicalize().apply(variant)
+
+
+def simplified(expr: Expr) -> Expr:
+    """The canonical form of one expression."""
+    while (changed := rewrite(expr, simplify)) is not expr:
+        expr = changed
+    return expr
 
 
 def order(expr: Expr) -> tuple[int, int, bytes]:
