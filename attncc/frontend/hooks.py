@@ -1,0 +1,198 @@
+"""``hooks(...)``: what a variant's function returns, collected and checked for form; meaning is the verifier's."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Never, TypeVar
+
+from attncc.diagnostics import AttnccError, Span, TracingError
+from attncc.frontend.location import call_keywords, caller
+from attncc.frontend.trace import record
+from attncc.frontend.value import Operand, lift
+from attncc.ir.nodes import BRANCH_HOOKS, Expr
+
+T = TypeVar("T")
+_WRITTEN = tuple(name for name in BRANCH_HOOKS if name != "sink")
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """The softmax normaliser, with an optional ``sink``: the logit of an extra key whose value is 0."""
+
+    sink: Operand | None = None
+
+
+def softmax(*, sink: Operand | None = None) -> Softmax:
+    """The default normaliser; ``sink`` adds exp(sink) to the denominator: learnable sinks, softmax + 1."""
+    return Softmax(sink)
+
+
+@dataclass(frozen=True)
+class BranchHooks:
+    """The hooks of one branch, as expressions by name."""
+
+    written: Mapping[str, Expr]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Everything a variant's function states."""
+
+    written: Mapping[str, Expr]
+    output: Expr | None
+    emits: Mapping[str, Expr]
+    branches: Mapping[str, BranchHooks]
+
+
+def hooks(
+    *,
+    sm_scale: Operand | None = None,
+    query: Operand | None = None,
+    key: Operand | None = None,
+    value: Operand | None = None,
+    score: Operand | None = None,
+    logits: Operand | None = None,
+    mask: Operand | None = None,
+    weight: Operand | None = None,
+    normalize: Operand | Softmax | None = None,
+    output: Operand | None = None,
+    emit: Mapping[str, Operand] | None = None,
+    branches: Mapping[str, BranchHooks] | None = None,
+    **unknown: Never,
+) -> Hooks:
+    """The hooks of a variant; one that is left out has its default.
+
+    ``emit`` names extra outputs. ``branches`` gives several score branches over the same rows, each a ``branch(...)``;
+    hooks written beside them hold for every branch that does not write its own. Raises TracingError A0604, A0605,
+    A0611, A0615.
+    """
+    spans = _arguments("hooks", (*_WRITTEN, "output", "emit", "branches"), unknown)
+    given = _written(spans, sm_scale, query, key, value, score, logits, mask, weight, normalize)
+    return Hooks(
+        given,
+        _lifted(output, spans.get("output")) if output is not None else None,
+        {
+            _identifier(name, "an emitted value", spans.get("emit")): _lifted(item, spans.get("emit"))
+            for name, item in _mapping(emit, "emit", "{name: value}", spans).items()
+        },
+        {
+            _identifier(name, "a branch", spans.get("branches")): _branch(item, spans.get("branches"))
+            for name, item in _mapping(branches, "branches", "{name: branch(...)}", spans).items()
+        },
+    )
+
+
+def branch(
+    *,
+    sm_scale: Operand | None = None,
+    query: Operand | None = None,
+    key: Operand | None = None,
+    value: Operand | None = None,
+    score: Operand | None = None,
+    logits: Operand | None = None,
+    mask: Operand | None = None,
+    weight: Operand | None = None,
+    normalize: Operand | Softmax | None = None,
+    **unknown: Never,
+) -> BranchHooks:
+    """The hooks of one score branch; ``at.query``, ``at.score`` and so on mean this branch's own."""
+    spans = _arguments("branch", _WRITTEN, unknown)
+    return BranchHooks(_written(spans, sm_scale, query, key, value, score, logits, mask, weight, normalize))
+
+
+def _arguments(function: str, known: tuple[str, ...], unknown: Mapping[str, object]) -> dict[str, Span]:
+    """The spans of a call's arguments; TracingError A0611 for a name that is no hook."""
+    span = caller()
+    spans = call_keywords(span)
+    for name in unknown:
+        near = difflib.get_close_matches(name, known, 1)
+        raise TracingError(
+            "A0611",
+            f"no hook `{name}`",
+            span=_keyword(spans.get(name), name) or span,
+            expected=", ".join(known),
+            got=name,
+            help=f"did you mean `{near[0]}`?" if near else f"`{function}` takes the hooks of the language reference",
+        )
+    return spans
+
+
+def _keyword(value: Span | None, name: str) -> Span | None:
+    """The span of a keyword's name, left of its value."""
+    if value is None:
+        return None
+    start = value.source.text.rfind(name, 0, value.start)
+    return Span(value.source, start, start + len(name)) if start >= 0 else None
+
+
+def _written(spans: Mapping[str, Span], *values: Operand | Softmax | None) -> dict[str, Expr]:
+    found: dict[str, Expr] = {}
+    for name, value in zip(_WRITTEN, values, strict=True):
+        span = spans.get(name)
+        if isinstance(value, Softmax):
+            if name != "normalize":
+                raise TracingError(
+                    "A0604",
+                    "`softmax()` is a normaliser",
+                    span=span,
+                    expected=f"a value for `{name}`",
+                    got="softmax()",
+                    help="write `normalize=softmax(sink=...)`",
+                )
+            if value.sink is not None:
+                found["sink"] = _lifted(value.sink, span)
+        elif value is not None:
+            found[name] = _lifted(value, span)
+    return found
+
+
+def _lifted(value: object, span: Span | None) -> Expr:
+    try:
+        expr = lift(value)
+    except AttnccError as error:
+        raise error.with_span(span or caller()) from None
+    record(expr, span)
+    return expr
+
+
+def _mapping(given: Mapping[str, T] | None, name: str, form: str, spans: Mapping[str, Span]) -> Mapping[str, T]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TracingError(
+            "A0615",
+            f"`{name}` is a dict",
+            span=spans.get(name) or caller(),
+            expected=form,
+            got=type(given).__name__,
+            help=f"write `{name}={form}`",
+        )
+    return given
+
+
+def _identifier(name: object, what: str, span: Span | None) -> str:
+    if isinstance(name, str) and name.isidentifier():
+        return name
+    raise TracingError(
+        "A0615",
+        f"{what} is named by an identifier",
+        span=span or caller(),
+        expected="letters, digits and underscores",
+        got=repr(name),
+        help="it becomes the name of a result",
+    )
+
+
+def _branch(item: object, span: Span | None) -> BranchHooks:
+    if isinstance(item, BranchHooks):
+        return item
+    raise TracingError(
+        "A0615",
+        "`branches` holds the hooks of each branch",
+        span=span or caller(),
+        expected="branch(...)",
+        got=type(item).__name__,
+        help="write `branches={'x': branch(query=...), 'y': branch(query=...)}`",
+    )
