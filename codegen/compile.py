@@ -1,4 +1,4 @@
-"""From a variant to an Artifact: canonical form, choice of a family, CUDA text, NVRTC, cache. Knows every stage by name.
+"""From a variant to an Artifact: canonical form, choice of a family, CUDA text, NVRTC, cache. Knows the stages by name.
 
 A cached kernel costs canonicalisation, the choice and a read: neither the emitter nor a CUDA library is loaded for it.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,14 +33,14 @@ __all__ = ["KernelSpec", "Stages", "compile_variant", "stages"]
 STAGES = ("ir", "cuda", "ptx", "cubin", "sass", "manifest", "report")
 
 _SOURCES = tuple(Path(package.__path__[0]) for package in (attncc.codegen, attncc.ir, attncc.passes))
-_made: dict[tuple[Path, str], Artifact] = {}  # by cache folder and key: a process reads an artifact once
+_known: dict[tuple[Path, str], Artifact] = {}  # by cache folder and key: a process reads an artifact once
 
 
 def compile_variant(variant: Variant, spec: KernelSpec, *, cache: Cache | None = None) -> Artifact:
     """The kernel of a verified variant for ``spec``, from the cache or compiled into it.
 
-    Raises UnsupportedError A0701–A0708 when no family serves it, ToolchainError A1001–A1007 when it must be compiled and
-    cannot be.
+    Raises UnsupportedError A0701–A0708 when no family serves it, ToolchainError A1001–A1007 when it must be compiled
+    and cannot be.
     """
     return stages(variant, spec, cache=cache).artifact
 
@@ -50,6 +49,15 @@ def stages(variant: Variant, spec: KernelSpec, *, cache: Cache | None = None) ->
     """Every stage of that compile, each made when it is asked for. Raises UnsupportedError at once."""
     canonical = canonicalize(variant)
     return Stages(canonical, spec, choose(canonical, spec), cache if cache is not None else default_cache())
+
+
+@dataclass(frozen=True)
+class Made:
+    """A kernel, whether it was there already, and the seconds it took to get it."""
+
+    artifact: Artifact
+    cached: bool
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -102,13 +110,18 @@ class Stages:
         return self.compiled.ptx.decode()
 
     @cached_property
-    def artifact(self) -> Artifact:
+    def made(self) -> Made:
         """The kernel, from this process, from the cache, or compiled."""
+        begin = time.perf_counter()
         name = (self.cache.root, self.key)
-        found = _made.get(name)
-        if found is None:
-            found = _made[name] = self.cache.get_or_make(self.key, self._make)
-        return found
+        found = _known.get(name) or self.cache.get(self.key)
+        artifact = found or self.cache.get_or_make(self.key, self._make)
+        _known[name] = artifact
+        return Made(artifact, cached=found is not None, seconds=time.perf_counter() - begin)
+
+    @property
+    def artifact(self) -> Artifact:
+        return self.made.artifact
 
     @property
     def cubin(self) -> bytes:
@@ -128,10 +141,7 @@ class Stages:
     @cached_property
     def report(self) -> dict[str, Any]:
         """What the compile came to, as plain data: kernel, resources, why other families were passed over, time."""
-        begin = time.perf_counter()
-        cached = self.cache.get(self.key) is not None
         artifact = self.artifact
-        seconds = time.perf_counter() - begin
         manifest = artifact.manifest
         return {
             "name": artifact.name,
@@ -152,8 +162,8 @@ class Stages:
             "warnings": list(manifest.warnings),
             "cubin_bytes": len(artifact.cubin),
             "toolchain": dict(manifest.toolchain),
-            "cached": cached,
-            "seconds": round(seconds, 4),
+            "cached": self.made.cached,
+            "seconds": round(self.made.seconds, 4),
         }
 
     def emit(self, stage: str) -> str | bytes:
@@ -205,8 +215,10 @@ class Stages:
 
 
 def indexes_by_position(variant: Variant) -> bool:
-    """Whether a token axis of a captured tensor is indexed by q or k: then positions must be storage indices, and a call
-    may not move them with explicit starts (design: coordinates)."""
+    """Whether a token axis of a captured tensor is indexed by q or k.
+
+    Then positions must be storage indices, and a call may not move them with explicit starts.
+    """
     tokens = {Extent("kv_len"), Extent("qo_len")}
     for _, root in variant.roots():
         for node in walk(root):
@@ -226,7 +238,6 @@ def _abi(variant: Variant, source: KernelSource) -> Abi:
 
     words = [Word(f"launch.{field.name}", field.ctype, field.offset) for field in LAUNCH_FIELDS]
     value_types = {"f32": "f32", "i32": "i32", "u32": "u32", "bool": "i32"}
-    make: Callable[[Any], list[tuple[str, str]]]
     for field in source.block.fields:
         if field.kind == "param":
             parts = scalar_fields(field.member, value_types[field.type])
