@@ -1,0 +1,237 @@
+"""Generated Variants as plain C++: compiled by g++ in one library, called over grids of pairs.
+
+Values come back as arrays [num_heads, rows, cols] of one request, so that they compare with the reference's blocks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attncc.codegen.emit.source import assemble
+from attncc.codegen.emit.variant import VariantSource, emit_variant
+from attncc.codegen.launch_block import LAUNCH_FIELDS
+from attncc.ir.nodes import Variant
+from attncc.reference.call import Call
+
+Array = np.ndarray[Any, Any]
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """struct Config {{
+  static constexpr int head_dim = {head_dim}, head_dim_v = {head_dim_v};
+  static constexpr attncc::Accuracy accuracy = attncc::Accuracy::exact;
+}};"""
+_FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-w")
+_INCLUDES = '#include <cstddef>\n#include "device/joint.cuh"\n#include "device/math.cuh"\n'
+
+# What a test calls, for the variant in namespace {ns}.
+_CALLS = """
+extern "C" void {ns}_pairs(const {ns}::Params* params, const attncc::Work* work, int group, int heads, int rows,
+                           int cols, const float* scores, float* logits, bool* masks) {{
+  using V = {ns}::Variant;
+  for (int h = 0; h < heads; ++h) {{
+    attncc::Work at = *work;
+    at.hk = h / group;
+    const V::Item item = V::item(*params, at);
+    for (int i = 0; i < rows; ++i) {{
+      const V::Row row = V::row(*params, item, i, h);
+      for (int j = 0; j < cols; ++j) {{
+        const V::Key key = V::key(*params, item, j);
+        const V::Tile tile = V::tile(*params, item, attncc::Box{{0, rows, 0, cols}});
+        const int place = (h * rows + i) * cols + j;
+        logits[place] = V::logits(scores[place], item, row, tile, key, i, j);
+        masks[place] = V::mask(item, row, key, i, j);
+      }}
+    }}
+  }}
+}}
+extern "C" void {ns}_sinks(const {ns}::Params* params, const attncc::Work* work, int group, int heads, int rows,
+                           float* sinks) {{
+  using V = {ns}::Variant;
+  for (int h = 0; h < heads; ++h) {{
+    attncc::Work at = *work;
+    at.hk = h / group;
+    const V::Item item = V::item(*params, at);
+    for (int i = 0; i < rows; ++i) sinks[h * rows + i] = V::sink(item, V::row(*params, item, i, h));
+  }}
+}}
+extern "C" int {ns}_ranges(const {ns}::Params* params, const attncc::Work* work, int row_lo, int row_hi,
+                           attncc::Range* out) {{
+  return {ns}::Variant::ranges(*params, *work, row_lo, row_hi, out);
+}}
+extern "C" attncc::Facts {ns}_facts() {{ return {ns}::Variant::facts; }}
+extern "C" void {ns}_offsets(long long* out) {{
+  *out++ = sizeof({ns}::Params);
+  {offsets}
+}}
+"""
+
+
+class Work(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in ("b", "hk", "row0", "nrows", "col0", "ncols", "slot")] + [
+        ("kind", ctypes.c_uint),
+        ("segment", ctypes.c_uint),
+    ]
+
+
+class Range(ctypes.Structure):
+    _fields_ = [("lo", ctypes.c_int), ("hi", ctypes.c_int), ("partial", ctypes.c_int)]
+
+
+class FactsStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_bool) for name in ("has_logits", "has_mask", "has_sink", "has_key", "has_tile")),
+        ("num_ranges", ctypes.c_int),
+        ("logit_bound", ctypes.c_float),
+    ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call, its captured tensors as they lie in memory (``call`` has them as values), and the call's sm_scale."""
+
+    call: Call
+    stored: Mapping[str, Array]
+    sm_scale: float
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """One variant of the library."""
+
+    library: ctypes.CDLL
+    namespace: str
+    variant: Variant
+    source: VariantSource
+
+    @property
+    def facts(self) -> FactsStruct:
+        function = self.library[f"{self.namespace}_facts"]
+        function.restype = FactsStruct
+        found: FactsStruct = function()
+        return found
+
+    def offsets(self) -> list[int]:
+        """sizeof(Params), then the offset of every field as C++ has it."""
+        found = (ctypes.c_longlong * (1 + len(self.source.block.fields)))()
+        self.library[f"{self.namespace}_offsets"](found)
+        return list(found)
+
+    def pairs(self, case: Case, b: int, scores: Array) -> tuple[Array, Array]:
+        """(logits, masks) [num_heads, rows, cols] for raw dot products of the same shape."""
+        heads, rows, cols = scores.shape
+        scores = np.ascontiguousarray(scores, np.float32)
+        logits, masks = np.empty_like(scores), np.empty(scores.shape, np.bool_)
+        with parameter_block(self.source, case) as block:
+            self.library[f"{self.namespace}_pairs"](
+                block,
+                ctypes.byref(_work(case.call, b)),
+                *(case.call.sizes.group, heads, rows, cols),
+                *map(_pointer, (scores, logits, masks)),
+            )
+        return logits, masks
+
+    def sinks(self, case: Case, b: int) -> Array:
+        """The sink [num_heads, rows], in the log2 domain."""
+        found = np.empty((case.call.sizes.num_heads, int(case.call.qo_lens[b])), np.float32)
+        with parameter_block(self.source, case) as block:
+            self.library[f"{self.namespace}_sinks"](
+                block, ctypes.byref(_work(case.call, b)), case.call.sizes.group, *found.shape, _pointer(found)
+            )
+        return found
+
+    def ranges(self, case: Case, b: int, hk: int, row_lo: int, row_hi: int) -> list[tuple[int, int, int]]:
+        """The KV ranges of a row tile: (lo, hi, partial)."""
+        out = (Range * self.facts.num_ranges)()
+        work = _work(case.call, b)
+        work.hk = hk
+        with parameter_block(self.source, case) as block:
+            count = self.library[f"{self.namespace}_ranges"](block, ctypes.byref(work), row_lo, row_hi, out)
+        assert count <= self.facts.num_ranges
+        return [(out[i].lo, out[i].hi, out[i].partial) for i in range(count)]
+
+
+def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int = 64) -> list[Emitted]:
+    """All variants in one library: one run of g++."""
+    parts, sources = [_INCLUDES], []
+    for index, variant in enumerate(variants):
+        namespace, source = f"v{index}", emit_variant(variant)
+        config = CONFIG.format(head_dim=head_dim, head_dim_v=head_dim)
+        text = assemble(variant, source, "", config, "").plain
+        body = text.replace("::Params;", f"::{namespace}::Params;").replace("#include", "// #include")
+        offsets = "".join(f"*out++ = offsetof({namespace}::Params, {f.member});" for f in source.block.fields)
+        parts += [f"namespace {namespace} {{\n{body}}}\n", _CALLS.format(ns=namespace, offsets=offsets)]
+        sources.append(source)
+    path = folder / "variants.cpp"
+    path.write_text("".join(parts))
+    target = folder / "variants.so"
+    command = ["g++", *_FLAGS, f"-I{ROOT / 'codegen'}", str(path), "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"g++ refused the generated code:\n{done.stderr[:4000]}")
+    library = ctypes.CDLL(str(target))
+    return [Emitted(library, f"v{i}", v, s) for i, (v, s) in enumerate(zip(variants, sources, strict=True))]
+
+
+@contextmanager
+def parameter_block(source: VariantSource, case: Case) -> Iterator[ctypes.c_void_p]:
+    """The call's Params, filled as the host fills a kernel's, in memory that lives as long as the context."""
+    block = np.zeros(source.block.size, np.uint8)
+    alive: list[Array] = []
+
+    def put(offset: int, value: Any, format: str) -> None:
+        block[offset : offset + np.dtype(format).itemsize] = np.array([value], format).view(np.uint8)
+
+    def data(array: Array) -> int:
+        alive.append(array)
+        return int(array.ctypes.data)
+
+    call, sizes = case.call, case.call.sizes
+    launch: dict[str, Any] = {
+        "sm_scale.value": case.sm_scale,
+        "batch": sizes.batch,
+        "num_heads": sizes.num_heads,
+        "num_kv_heads": sizes.num_kv_heads,
+        "group": sizes.group,
+        "max_qo_len": sizes.qo_len,
+        "max_kv_len": sizes.kv_len,
+        "qo_lens": data(np.ascontiguousarray(call.qo_lens, np.int32)),
+        "kv_lens": data(np.ascontiguousarray(call.kv_lens, np.int32)),
+        "q_starts": data(np.ascontiguousarray(call.q_starts, np.int32)),
+        "k_starts": data(np.ascontiguousarray(call.k_starts, np.int32)),
+    }
+    for field in LAUNCH_FIELDS:
+        if field.name in launch:
+            put(field.offset, launch[field.name], field.numpy)
+    numpy_type = {"f32": "<f4", "i32": "<i4", "u32": "<u4", "bool": "<i4"}
+    for entry in source.block.fields:
+        if entry.kind == "param":
+            value = np.asarray(call.params[entry.name])
+            if value.ndim:  # one per request
+                put(entry.offset, data(np.ascontiguousarray(value, numpy_type[entry.type])), "<u8")
+            else:
+                put(entry.offset + 8, value.item(), numpy_type[entry.type])
+            continue
+        tensor = np.asarray(case.stored[entry.name])
+        put(entry.offset, data(tensor), "<u8")
+        for axis in range(entry.rank):
+            put(entry.offset + 8 + 8 * axis, tensor.shape[axis], "<i8")
+            stride = tensor.strides[axis] // tensor.itemsize
+            put(entry.offset + 8 + 8 * (entry.rank + axis), stride, "<i8")
+    yield ctypes.c_void_p(data(block))
+
+
+def _work(call: Call, b: int) -> Work:
+    rows = int(call.qo_lens[b]) * call.sizes.group
+    return Work(b=b, row0=0, nrows=rows, col0=0, ncols=int(call.kv_lens[b]))
+
+
+def _pointer(array: Array) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)

@@ -1,0 +1,111 @@
+"""Generated Variants, compiled as plain C++, against the reference: the formulas people use, over random calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attncc.passes.canonicalize import canonicalize
+from tests.unit import emit_cases, emitted
+
+EXAMPLES = emit_cases.examples()
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, emitted.Emitted]:
+    variants = [canonicalize(variant) for variant in EXAMPLES.values()]
+    made = emitted.compile_variants(variants, tmp_path_factory.mktemp("emit"))
+    return dict(zip(EXAMPLES, made, strict=True))
+
+
+def scores_for(case: emitted.Case, b: int, seed: int) -> emitted.Array:
+    call = case.call
+    shape = (call.sizes.num_heads, int(call.qo_lens[b]), int(call.kv_lens[b]))
+    return np.random.default_rng(seed).normal(scale=20.0, size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_values_equal_the_reference(name: str, compiled: dict[str, emitted.Emitted]) -> None:
+    for seed in range(12):
+        case = emit_cases.random_case(compiled[name].variant, seed)
+        for b in range(case.call.sizes.batch):
+            scores = scores_for(case, b, seed)
+            logits, masks = compiled[name].pairs(case, b, scores)
+            want = emit_cases.expected(case, b, scores)
+            np.testing.assert_array_equal(masks, want["mask"], err_msg=f"seed {seed}, request {b}")
+            np.testing.assert_allclose(logits, want["logits"], rtol=2e-5, atol=2e-5)
+            np.testing.assert_allclose(compiled[name].sinks(case, b), want["sink"], rtol=1e-6)
+
+
+def test_the_block_lies_as_the_host_fills_it(compiled: dict[str, emitted.Emitted]) -> None:
+    for variant in compiled.values():
+        block = variant.source.block
+        assert variant.offsets() == [block.size, *(field.offset for field in block.fields)]
+
+
+def test_sm_scale_of_a_call_replaces_the_hook(compiled: dict[str, emitted.Emitted]) -> None:
+    variant = compiled["temperature"]
+    case = emit_cases.random_case(variant.variant, 0)
+    scores = scores_for(case, 0, 0)
+    given, _ = variant.pairs(case, 0, scores)
+    np.testing.assert_allclose(given, scores * np.float64(case.sm_scale) * np.log2(np.e), rtol=1e-5)
+    by_hook = emitted.Case(case.call, case.stored, float("nan"))
+    left, _ = variant.pairs(by_hook, 0, scores)
+    np.testing.assert_allclose(left, emit_cases.expected(by_hook, 0, scores)["logits"], rtol=1e-5)
+    assert not np.allclose(left[0], left[1])
+
+
+def test_an_empty_axis_reads_zero(compiled: dict[str, emitted.Emitted]) -> None:
+    variant = compiled["relative"]
+    case = emit_cases.random_case(variant.variant, 1)
+    empty = np.zeros((case.call.sizes.num_heads, 0), np.uint16)
+    case = emitted.Case(case.call, {"table": empty}, case.sm_scale)
+    scores = scores_for(case, 0, 0)
+    logits, _ = variant.pairs(case, 0, scores)
+    np.testing.assert_allclose(logits, scores * np.float64(case.sm_scale) * np.log2(np.e), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_ranges_cover_the_mask(name: str, compiled: dict[str, emitted.Emitted]) -> None:
+    """No allowed pair outside the ranges; every pair of a range that is not partial is allowed."""
+    variant = compiled[name]
+    for seed in range(25):
+        case = emit_cases.random_case(variant.variant, seed)
+        sizes = case.call.sizes
+        for b in range(sizes.batch):
+            rows, cols = int(case.call.qo_lens[b]), int(case.call.kv_lens[b])
+            _, masks = variant.pairs(case, b, np.zeros((sizes.num_heads, rows, cols), np.float32))
+            for hk in range(sizes.num_kv_heads):
+                group = masks[hk * sizes.group : (hk + 1) * sizes.group]
+                for tile in (1, 4, rows):
+                    for lo in range(0, rows, tile):
+                        hi = min(lo + tile, rows)
+                        check_ranges(variant.ranges(case, b, hk, lo, hi), group[:, lo:hi])
+
+
+def check_ranges(ranges: list[tuple[int, int, int]], masks: emitted.Array) -> None:
+    cols = masks.shape[2]
+    seen = np.zeros(cols, np.bool_)
+    for lo, hi, partial in ranges:
+        part = slice(max(lo, 0), max(min(hi, cols), 0))
+        seen[part] = True
+        assert partial or masks[:, :, part].all(), f"[{lo}, {hi}) is not full"
+    assert not masks[:, :, ~seen].any(), f"pairs outside {ranges}"
+
+
+@pytest.mark.parametrize("name", ["causal", "gemma2", "alibi", "gpt_oss"])
+def test_ranges_are_worth_having(name: str, compiled: dict[str, emitted.Emitted]) -> None:
+    """Of the columns that no row of a tile attends, none is visited: causal and windows have exact bounds."""
+    variant = compiled[name]
+    for seed in range(10):
+        case = emit_cases.random_case(variant.variant, seed)
+        sizes = case.call.sizes
+        for b in range(sizes.batch):
+            rows, cols = int(case.call.qo_lens[b]), int(case.call.kv_lens[b])
+            _, masks = variant.pairs(case, b, np.zeros((sizes.num_heads, rows, cols), np.float32))
+            for lo in range(0, rows, 4):
+                hi = min(lo + 4, rows)
+                seen = np.zeros(cols, np.bool_)
+                for start, stop, _ in variant.ranges(case, b, 0, lo, hi):
+                    seen[max(start, 0) : max(stop, 0)] = True
+                np.testing.assert_array_equal(seen, masks[0, lo:hi].any(axis=0))
