@@ -141,7 +141,7 @@ def _help(accepted: set[str], recent: tuple[Token, ...], token: Token) -> str | 
     if kind == "FOR" or (kind == "COMMA" and "RPAR" in accepted and before == "IN"):
         return "a comprehension is the only argument of `any`, `all` or `sum`: any(x[t] == k for t in n)"
     if kind == "STRING":
-        return "texts stand only in `require condition, \"text\"` and in imports"
+        return 'texts stand only in `require condition, "text"` and in imports'
     if kind == "NOT" and "INTEGER" in accepted:
         return "`not` binds looser than this operator; put parentheses around `not ...`"
     if accepted == {"COLON"}:

@@ -1,0 +1,696 @@
+"""Expressions of the tree to nodes of the IR: names, operators, calls and comprehensions. Knows nothing of hooks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from attncc.diagnostics import LanguageError, Note, Span
+from attncc.grammar import tree
+from attncc.grammar.scope import (
+    COMPREHENSIONS,
+    CONSTANTS,
+    Alias,
+    Binding,
+    Bound,
+    BranchName,
+    Captured,
+    Context,
+    Lazy,
+    Macro,
+    Scope,
+    check_free,
+    declared_twice,
+    describe_builtin,
+    is_builtin,
+    suggest,
+    unknown_name,
+)
+from attncc.ir import build
+from attncc.ir.extents import CHANNELS, is_shape
+from attncc.ir.nodes import (
+    AXES,
+    EXTENTS,
+    INPUTS,
+    Const,
+    Coord,
+    Expr,
+    Extent,
+    Input,
+    Load,
+    Operand,
+    Param,
+    Reduce,
+    Slice,
+)
+from attncc.ir.types import Storage, Type, round_f32
+from attncc.ir.walk import walk
+
+# A level costs at most five Python frames, and callers need some of the thousand there are.
+MAX_DEPTH = 130
+MAX_NODES = 100_000
+_MAX_NOTES = 6
+_SCALARS = {type.value: type for type in Type}
+_TYPE_HABITS = {
+    "float": "f32",
+    "double": "f32",
+    "f64": "f32",
+    "f16": "f32",
+    "bf16": "f32",
+    "int": "i32",
+    "i64": "i32",
+    "i16": "i32",
+    "i8": "i32",
+    "u8": "i32",
+    "uint": "u32",
+    "u64": "u32",
+    "boolean": "bool",
+}
+
+
+class Expressions:
+    """Lowers expressions of one variant. ``record`` receives every node with the span it came from.
+
+    Raises LanguageError: A02xx names, A03xx types, A0107 and A0111 for what would never end.
+    """
+
+    def __init__(self, operands: dict[str, Operand]) -> None:
+        self.operands = operands
+        self.record: dict[Expr, list[Span]] = {}
+        self._depth = 0
+        self._nodes = 0
+
+    def lower(self, node: tree.Expr, scope: Scope, context: Context) -> Expr:
+        """The value of ``node``, typed."""
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise LanguageError(
+                "A0111",
+                "the variant is too large",
+                span=node.span,
+                expected=f"at most {MAX_NODES} expressions once masks and defs are written out",
+                got="more",
+                help="a `let` or an argument that is used twice is computed once; prefer it to nested calls",
+            )
+        if self._depth >= MAX_DEPTH:
+            raise LanguageError(
+                "A0107",
+                "the expression is nested too deeply",
+                span=node.span,
+                expected=f"at most {MAX_DEPTH} levels once masks and defs are written out",
+                got="more",
+                help="flatten the chain of definitions that ends here",
+            )
+        self._depth += 1
+        try:
+            match node:
+                case tree.Name():
+                    value = self._name(node, scope, context)
+                case tree.Number():
+                    value = _number(node.value, node.span)
+                case tree.Binary():
+                    value = self._binary(node, scope, context)
+                case tree.Compare():
+                    value = self._compare(node, scope, context)
+                case tree.Unary():
+                    value = self._unary(node, scope, context)
+                case tree.Call():
+                    value = self._call(node, scope, context)
+                case tree.Index():
+                    value = self._index(node, scope, context)
+                case tree.Conditional():
+                    value = self._conditional(node, scope, context)
+                case tree.Attribute():
+                    value = self._attribute(node, scope, context)
+                case tree.Comprehension():
+                    value = self._comprehension(node, scope, context)
+        finally:
+            self._depth -= 1
+        return self._noted(value, node.span)
+
+    def _noted(self, value: Expr, span: Span) -> Expr:
+        spans = self.record.setdefault(value, [])
+        if span not in spans and len(spans) < 64:
+            spans.append(span)
+        return value
+
+    # Names ------------------------------------------------------------------------------------------------------------
+
+    def _name(self, node: tree.Name, scope: Scope, context: Context) -> Expr:
+        name = node.text
+        binding = scope.find(name)
+        if binding is not None:
+            return self._bound_value(node, binding, context)
+        if name in AXES:
+            rebound = context.coordinates.get(name)
+            return self._force(rebound, context) if rebound is not None else Coord(name)
+        if name in EXTENTS:
+            return Extent(name)
+        if name in INPUTS:
+            if context.branch is None:
+                raise LanguageError(
+                    "A0407",
+                    f"`{name}` of which branch?",
+                    span=node.span,
+                    expected=f"`branch.{name}`",
+                    got=f"`{name}`",
+                    help=f"this variant has branches; write the branch in front, as in `x.{name}`",
+                )
+            return Input(name, context.branch)
+        if name in CONSTANTS:
+            return CONSTANTS[name]
+        if is_builtin(name):
+            raise _misused(node.span, name, describe_builtin(name), f"call it: `{name}(...)`")
+        raise unknown_name(name, node.span, scope)
+
+    def _bound_value(self, node: tree.Name, binding: Binding, context: Context) -> Expr:
+        match binding:
+            case Bound():
+                return binding.value
+            case Lazy():
+                return self._force(binding, context)
+            case Macro():
+                return self._inline(binding, tree.Call(node, (), (), node.span), Scope(), context)
+            case Captured():
+                rank = len(binding.tensor.dims)
+                help = f"index it: `{node.text}[{', '.join(['h', 'row', 'col'][:rank] if rank < 4 else ['...'])}]`"
+                raise _misused(node.span, node.text, "a tensor", help)
+            case BranchName():
+                raise _misused(node.span, node.text, "a branch", f"read one of its values: `{node.text}.out`")
+            case Alias():
+                raise _misused(node.span, node.text, "an imported file", f"name what you need: `{node.text}.causal`")
+
+    def _force(self, lazy: Lazy, context: Context) -> Expr:
+        """The value of a ``let`` or an argument, for the branch and below the loops of the place that uses it."""
+        key = (context.branch, context.loops, id(self.record))
+        if key not in lazy.done:
+            inner = replace(lazy.context, branch=context.branch, loops=context.loops)
+            value = self.lower(lazy.node, lazy.scope, inner)
+            lazy.done[key] = value if lazy.type is None else _converted(value, lazy.type, lazy.node.span, lazy.what)
+        return lazy.done[key]
+
+    def _attribute(self, node: tree.Attribute, scope: Scope, context: Context) -> Expr:
+        binding = self._base(node, scope)
+        if isinstance(binding, Macro):
+            return self._inline(binding, tree.Call(node, (), (), node.span), Scope(), context)
+        member = node.member.text
+        if member not in INPUTS:
+            near = suggest(member, INPUTS)
+            raise LanguageError(
+                "A0212",
+                f"a branch has no `{member}`",
+                span=node.member.span,
+                expected=", ".join(name for name in INPUTS if name not in ("query", "key", "value", "sm_scale")),
+                got=f"`{member}`",
+                help=f"did you mean `{near}`?" if near else f"the result of the branch is `{binding.name}.out`",
+            )
+        return Input(member, binding.name)
+
+    def _base(self, node: tree.Attribute, scope: Scope) -> BranchName | Macro:
+        """What ``base.member`` names: a value of a branch, or a definition of an imported file."""
+        base = node.base
+        binding = scope.find(base.text) if isinstance(base, tree.Name) else None
+        if isinstance(binding, BranchName):
+            return binding
+        if not isinstance(binding, Alias):
+            if isinstance(base, tree.Name) and binding is None and not is_builtin(base.text):
+                raise unknown_name(base.text, base.span, scope)
+            raise LanguageError(
+                "A0212",
+                "only branches and imported files have members",
+                span=node.span,
+                expected="a branch or an imported file before the point",
+                got=f"`{base.span.text}`" if len(base.span.text) < 40 else "an expression",
+                help="functions are called as `exp(x)`, elements are read as `x[i]`",
+            )
+        found = binding.scope.names.get(node.member.text)
+        if not isinstance(found, Macro):
+            raise unknown_member(node.member, binding.scope)
+        return found
+
+    # Operators --------------------------------------------------------------------------------------------------------
+
+    def _binary(self, node: tree.Binary, scope: Scope, context: Context) -> Expr:
+        # A long sum leans to the left; it is walked in a loop, so that its length does not count as depth.
+        chain = [node]
+        while isinstance(chain[-1].left, tree.Binary):
+            chain.append(chain[-1].left)
+        left = self.lower(chain[-1].left, scope, context)
+        for step in reversed(chain):
+            right = self.lower(step.right, scope, context)
+            left = self._noted(_apply(step, left, right), step.span)
+        return left
+
+    def _compare(self, node: tree.Compare, scope: Scope, context: Context) -> Expr:
+        left, left_node = self.lower(node.first, scope, context), node.first
+        result: Expr | None = None
+        for op, right_node in node.rest:
+            right = self.lower(right_node, scope, context)
+            if not (op in ("==", "!=") and left.type is Type.BOOL and right.type is Type.BOOL):
+                _demand(build.number, left, f"`{op}`", left_node)
+                _demand(build.number, right, f"`{op}`", right_node)
+            span = Span(node.span.source, left_node.span.start, right_node.span.end)
+            with _at(span):
+                link = self._noted(build.compare(op, left, right), span)
+            result = link if result is None else build.both(result, link)
+            left, left_node = right, right_node
+        if result is None:
+            raise AssertionError("the grammar demands an operator")
+        return result
+
+    def _unary(self, node: tree.Unary, scope: Scope, context: Context) -> Expr:
+        if node.op == "-" and isinstance(node.operand, tree.Number):
+            return _number(-node.operand.value, node.span)  # so that −2147483648 is one literal
+        operand = self.lower(node.operand, scope, context)
+        if node.op == "not":
+            return build.invert(_demand(build.boolean, operand, "`not`", node.operand))
+        with _at(node.operand.span):
+            if node.op == "-":
+                return build.negate(operand)
+            return build.invert(operand) if node.op == "~" else build.number(operand, "`+`")
+
+    def _conditional(self, node: tree.Conditional, scope: Scope, context: Context) -> Expr:
+        cond = self.lower(node.cond, scope, context)
+        _demand(build.boolean, cond, "the condition of a selection", node.cond)
+        then, other = self.lower(node.then, scope, context), self.lower(node.other, scope, context)
+        with _at(node.span):
+            return build.select(cond, then, other)
+
+    # Tensors and channels ---------------------------------------------------------------------------------------------
+
+    def _index(self, node: tree.Index, scope: Scope, context: Context) -> Expr:
+        binding = scope.find(node.base.text) if isinstance(node.base, tree.Name) else None
+        if isinstance(binding, Captured):
+            return self._load(node, binding, scope, context)
+        base = self.lower(node.base, scope, context)
+        first = node.indices[0]
+        if len(node.indices) != 1 or not isinstance(first, tree.Range):
+            raise LanguageError(
+                "A0310",
+                "this cannot be indexed",
+                span=node.span,
+                expected="a tensor, or a slice of channels",
+                got=f"an index of a value of type {base.type.value}",
+                help="only tensors have elements; channels are taken in ranges: `query[0 : 64]`",
+            )
+        start = self._bound(first.start, scope, context) if first.start is not None else build.i32(0)
+        stop = self._bound(first.stop, scope, context) if first.stop is not None else self._length(base, first.span)
+        with _at(node.base.span):
+            return Slice(build.floating(base, "a slice of channels"), start, stop)
+
+    def _load(self, node: tree.Index, captured: Captured, scope: Scope, context: Context) -> Load:
+        tensor = captured.tensor
+        indices: list[Expr] = []
+        for index in node.indices:
+            if isinstance(index, tree.Range):
+                raise LanguageError(
+                    "A0310",
+                    "tensors are read one element at a time",
+                    span=index.span,
+                    expected="an index",
+                    got="a range",
+                    help=f"to read a channel vector, index with `d`: `{tensor.name}[..., d]`",
+                )
+            value = self.lower(index, scope, context)
+            _demand(build.integer, value, f"an index of `{tensor.name}`", index)
+            indices.append(build.cast(value, Type.I32))
+        if len(indices) != len(tensor.dims):
+            axes, given = len(tensor.dims), len(indices)
+            raise LanguageError(
+                "A0510",
+                f"`{tensor.name}` has {axes} {'axis' if axes == 1 else 'axes'}",
+                span=node.span,
+                expected=f"{axes} {'index' if axes == 1 else 'indices'}",
+                got=str(given),
+                help="give one index for each axis",
+                notes=(Note("declared here", captured.span),),
+            )
+        return Load(tensor.name, tuple(indices), tensor.storage.loaded)
+
+    def _bound(self, node: tree.Expr, scope: Scope, context: Context) -> Expr:
+        value = self.lower(node, scope, context)
+        if value.type is not Type.I32 or not is_shape(value):
+            raise LanguageError(
+                "A0406",
+                "slice bounds are known before the kernel runs",
+                span=node.span,
+                expected="integers, constants and extents",
+                got=_not_shape(value),
+                help="use head_dim, or declare the parameter `const`",
+            )
+        return value
+
+    def _length(self, base: Expr, span: Span) -> Expr:
+        """The number of channels of a vector whose slice leaves out its end."""
+        if isinstance(base, Input) and base.name in CHANNELS:
+            return Extent(CHANNELS[base.name])
+        if isinstance(base, Input) and base.name in self.operands:
+            return self.operands[base.name].dim
+        if isinstance(base, Slice):
+            return build.binary("-", base.stop, base.start)
+        raise LanguageError(
+            "A0310",
+            "the end of this slice is not known",
+            span=span,
+            expected="start : stop",
+            got=f"`{span.text}`",
+            help="write both bounds, or slice the vector before computing with it",
+        )
+
+    # Calls ------------------------------------------------------------------------------------------------------------
+
+    def _call(self, node: tree.Call, scope: Scope, context: Context) -> Expr:
+        function = node.function
+        if isinstance(function, tree.Attribute):
+            found = self._base(function, scope)
+            if isinstance(found, Macro):
+                return self._inline(found, node, scope, context)
+            raise _not_callable(function.span, "a value of a branch")
+        if not isinstance(function, tree.Name):
+            raise _not_callable(function.span, "an expression")
+        name = function.text
+        binding = scope.find(name)
+        if isinstance(binding, Macro):
+            return self._inline(binding, node, scope, context)
+        if binding is not None:
+            help = f"index it: `{name}[...]`" if isinstance(binding, Captured) else None
+            raise _not_callable(function.span, binding.what, help, binding.span)
+        if name == "softmax":
+            raise LanguageError(
+                "A0415",
+                "`softmax` stands only in `normalize`",
+                span=node.span,
+                expected="normalize = softmax() or softmax(sink = ...)",
+                got="softmax inside an expression",
+                help="rows are normalised by softmax unless `weight` is written; `prob` and `lse` can be read in `emit`",
+            )
+        if name in COMPREHENSIONS:
+            raise LanguageError(
+                "A0213",
+                f"`{name}` goes over a comprehension",
+                span=node.span,
+                expected=f"{name}(expression for t in n)",
+                got=f"{len(node.arguments)} arguments",
+                help=f"write `{name}(x[t] for t in n)`; the sum over the channels is `dot(x, y)`",
+            )
+        if name in build.FUNCTIONS:
+            return self._library(name, node, scope, context)
+        if is_builtin(name):
+            raise _not_callable(function.span, describe_builtin(name))
+        raise unknown_name(name, function.span, scope, callables=True)
+
+    def _library(self, name: str, node: tree.Call, scope: Scope, context: Context) -> Expr:
+        if node.keywords:
+            raise LanguageError(
+                "A0211",
+                f"`{name}` takes no named arguments",
+                span=node.keywords[0].span,
+                expected=build.FUNCTIONS[name].signature,
+                got=f"`{node.keywords[0].name.text} =`",
+                help="give the arguments in order, without names",
+            )
+        values = tuple(self.lower(argument, scope, context) for argument in node.arguments)
+        try:
+            return build.call(name, values)
+        except LanguageError as error:
+            raise error.with_span(_guilty(name, error, values, node)) from None
+
+    def _inline(self, macro: Macro, call: tree.Call, scope: Scope, context: Context) -> Expr:
+        """The body of a ``mask`` or ``def`` with its arguments bound and coordinates rebound."""
+        function = macro.function
+        formals = {formal.name.text: formal for formal in function.formals or ()}
+        given: dict[str, tree.Expr] = dict(zip(formals, call.arguments, strict=False))
+        if len(call.arguments) > len(formals):
+            raise _wrong_arguments(macro, call.arguments[len(formals)].span, f"{len(call.arguments)} arguments")
+        coordinates: dict[str, Lazy] = {}
+        for keyword in call.keywords:
+            name = keyword.name.text
+            if name in given or name in coordinates:
+                raise _wrong_arguments(macro, keyword.span, f"`{name}` twice")
+            if name in formals:
+                given[name] = keyword.value
+            elif name in AXES:
+                coordinates[name] = self._rebind(keyword, scope, context)
+            else:
+                near = suggest(name, [*formals, *AXES])
+                help = f"did you mean `{near}`?" if near else "named arguments are its parameters and coordinates"
+                raise _wrong_arguments(macro, keyword.name.span, f"`{name}`", help)
+        body_scope = Scope(macro.scope)
+        inner = replace(context, coordinates={**context.coordinates, **coordinates})
+        for name, formal in formals.items():
+            if name in given:
+                self._bind(formal, given[name], scope, context, body_scope, macro)
+            elif formal.default is not None:
+                self._bind(formal, formal.default, macro.scope, inner, body_scope, macro)
+            else:
+                raise _wrong_arguments(macro, call.span, f"no `{name}`")
+        try:
+            value = self.lower(function.body, body_scope, inner)
+            return (
+                _demand(build.boolean, value, f"mask `{function.name.text}`", function.body)
+                if (function.kind == "mask")
+                else value
+            )
+        except LanguageError as error:
+            if len(error.notes) < _MAX_NOTES:
+                error.notes = (*error.notes, Note(f"in this use of `{function.name.text}`", call.span))
+            raise
+
+    def _rebind(self, keyword: tree.Keyword, scope: Scope, context: Context) -> Lazy:
+        lazy = Lazy(keyword.value, scope, context, Type.I32, keyword.value.span, f"coordinate `{keyword.name.text}`")
+        self._force(lazy, context)
+        return lazy
+
+    def _bind(
+        self,
+        formal: tree.Formal,
+        node: tree.Expr,
+        scope: Scope,
+        context: Context,
+        body: Scope,
+        macro: Macro,
+    ) -> None:
+        name, span = formal.name.text, node.span
+        captured = scope.find(node.text) if isinstance(node, tree.Name) else None
+        if isinstance(captured, Captured):
+            if formal.type is not None:
+                self._bind_tensor(formal.type, captured, span, body, macro)
+            body.names[name] = captured
+            return
+        if formal.type is not None and formal.type.dims is not None:
+            raise _wrong_argument(span, name, f"a tensor {formal.type.span.text}", "a value", macro)
+        type = scalar_type(formal.type) if formal.type is not None else None
+        lazy = Lazy(node, scope, context, type, span, f"`{name}`")
+        self._force(lazy, context)
+        body.names[name] = lazy
+
+    def _bind_tensor(self, type: tree.TypeName, captured: Captured, span: Span, body: Scope, macro: Macro) -> None:
+        """Check a tensor against a parameter's type, and give new extent names of that type their sizes."""
+        tensor, dims = captured.tensor, type.dims
+        if dims is None or type.name.text != tensor.storage.value or len(dims) != len(tensor.dims):
+            got = f"{tensor.storage.value} with {len(tensor.dims)} axes"
+            raise _wrong_argument(span, tensor.name, f"`{type.span.text}`", got, macro)
+        for written, actual in zip(dims, tensor.dims, strict=True):
+            if isinstance(written, tree.Name) and not is_builtin(written.text) and written.text not in body.names:
+                body.names[written.text] = Bound(actual, "an extent", written.span)
+
+    def _comprehension(self, node: tree.Comprehension, scope: Scope, context: Context) -> Expr:
+        name = node.function.text if isinstance(node.function, tree.Name) else ""
+        if name not in COMPREHENSIONS:
+            raise LanguageError(
+                "A0213",
+                "a comprehension is the argument of `any`, `all` or `sum`",
+                span=node.function.span,
+                expected="any, all or sum",
+                got=f"`{node.function.span.text}`",
+                help="write `any(cond for t in n)`, `all(cond for t in n)` or `sum(x for t in n)`",
+            )
+        extent = self.lower(node.extent, scope, context)
+        if extent.type is not Type.I32 or not is_shape(extent):
+            raise LanguageError(
+                "A0214",
+                "a comprehension goes over a fixed number of steps",
+                span=node.extent.span,
+                expected="an integer, a `const` parameter or the extent of a tensor",
+                got=_not_shape(extent),
+                help="declare the parameter `const`, or use the name a tensor's shape binds: `x: i32[n]`",
+            )
+        check_free(node.index)
+        if isinstance(known := scope.find(node.index.text), Bound | Lazy | Captured):
+            raise declared_twice(node.index, known.span)
+        axis = f"i{context.loops}"
+        inside = Scope(scope, {node.index.text: Bound(Coord(axis), "the index of a comprehension", node.index.span)})
+        body = self.lower(node.body, inside, context.inside_loop())
+        _demand(build.number if name == "sum" else build.boolean, body, f"`{name}`", node.body)
+        return Reduce(name, body, axis, extent)
+
+
+def _apply(node: tree.Binary, left: Expr, right: Expr) -> Expr:
+    op, what = node.op, f"`{node.op}`"
+    rule: Callable[[Expr, str], Expr]
+    if op in ("and", "or") or (op in build.LOGICAL and Type.BOOL in (left.type, right.type)):
+        rule = build.boolean
+    elif op in build.BITWISE or op in build.SHIFTS:
+        rule = build.integer
+    else:
+        rule = build.number
+    _demand(rule, left, what, node.left)
+    _demand(rule, right, what, node.right)
+    if op == "and":
+        return build.both(left, right)
+    if op == "or":
+        return build.either(left, right)
+    with _at(node.span):
+        return build.binary(op, left, right)
+
+
+def _demand(rule: Callable[[Expr, str], Expr], value: Expr, what: str, node: tree.Expr) -> Expr:
+    """``value`` if ``rule`` holds for it; otherwise its error, placed at the operand it is about."""
+    with _at(node.span):
+        rule(value, what)
+    return value
+
+
+@contextlib.contextmanager
+def _at(span: Span) -> Iterator[None]:
+    try:
+        yield
+    except LanguageError as error:
+        raise error.with_span(span) from None
+
+
+def _guilty(name: str, error: LanguageError, values: tuple[Expr, ...], node: tree.Call) -> Span:
+    """The argument a library function complains about, or the call where it is their number or their mixture."""
+    if error.code not in ("A0301", "A0302", "A0304"):
+        return node.span
+    first = 1 if name == "where" and error.code == "A0301" else 0
+    for value, argument in list(zip(values, node.arguments, strict=True))[first:]:
+        if value.type.value == error.got:
+            return argument.span
+    return node.span
+
+
+def _number(value: int | float, span: Span) -> Expr:
+    if isinstance(value, float) and math.isinf(round_f32(value)):
+        raise LanguageError(
+            "A0306",
+            "float literal out of range",
+            span=span,
+            expected="a magnitude below 3.4028236e38",
+            got=span.text,
+            help="floats have 32 bits; infinity is `inf`",
+        )
+    with _at(span):
+        return build.literal(value)
+
+
+def _converted(value: Expr, type: Type, span: Span, what: str) -> Expr:
+    """An argument in the type its parameter declares: int becomes f32, nothing else changes by itself."""
+    if value.type is type:
+        return value
+    if type is Type.F32 and value.type.is_integer:
+        return build.cast(value, type)
+    if isinstance(value, Const) and type.is_integer and value.type.is_integer and int(value.value) >= 0:
+        return Const(value.value, type)
+    help = f"convert it: `{type.value}({span.text})`" if type is not Type.BOOL else "compare it, for example `x != 0`"
+    raise LanguageError(
+        "A0308",
+        f"{what} has another type",
+        span=span,
+        expected=type.value,
+        got=value.type.value,
+        help=help if len(span.text) < 40 else f"convert it with `{type.value}(...)`",
+    )
+
+
+def scalar_type(type: tree.TypeName) -> Type:
+    """The value type a name stands for. Raises LanguageError A0511."""
+    name = type.name.text
+    if name in _SCALARS and type.dims is None:
+        return _SCALARS[name]
+    if type.dims is not None and (name in _SCALARS or name in {storage.value for storage in Storage}):
+        return Storage(name).loaded
+    near = _TYPE_HABITS.get(name) or suggest(name, _SCALARS)
+    raise LanguageError(
+        "A0511",
+        f"no type `{name}` for a value",
+        span=type.name.span,
+        expected="f32, i32, u32 or bool",
+        got=f"`{name}`",
+        help=f"write `{near}`" if near else "values are f32, i32, u32 or bool; tensors have axes: `x: f32[num_heads]`",
+    )
+
+
+def _not_shape(value: Expr) -> str:
+    """Why a value is no shape, for the ``got`` line."""
+    for node in walk(value):
+        if isinstance(node, Param):
+            return f"the runtime parameter `{node.name}`"
+        if isinstance(node, Coord):
+            return f"the coordinate `{node.axis}`"
+        if isinstance(node, Load):
+            return f"an element of `{node.tensor}`"
+        if isinstance(node, Input):
+            return f"`{node.name}`"
+    return f"a value of type {value.type.value}" if value.type is not Type.I32 else "another operator than + - * // %"
+
+
+def _misused(span: Span, name: str, what: str, help: str) -> LanguageError:
+    return LanguageError(
+        "A0206", f"`{name}` is {what}, not a value", span=span, expected="a value", got=what, help=help
+    )
+
+
+def _not_callable(span: Span, what: str, help: str | None = None, declared: Span | None = None) -> LanguageError:
+    return LanguageError(
+        "A0205",
+        f"`{span.text}` cannot be called" if len(span.text) < 40 else "this cannot be called",
+        span=span,
+        expected="a function, a `mask` or a `def`",
+        got=what,
+        help=help or "for a product write `*` before the parenthesis",
+        notes=(Note("declared here", declared),) if declared is not None else (),
+    )
+
+
+def _wrong_arguments(macro: Macro, span: Span, got: str, help: str | None = None) -> LanguageError:
+    function = macro.function
+    formals = function.formals or ()
+    shown = f"{function.name.text}({', '.join(formal.span.text for formal in formals)})"
+    return LanguageError(
+        "A0211",
+        f"wrong arguments for `{function.name.text}`",
+        span=span,
+        expected=shown,
+        got=got,
+        help=help or f"call it as `{function.name.text}({', '.join(formal.name.text for formal in formals)})`",
+        notes=(Note("declared here", function.name.span),),
+    )
+
+
+def _wrong_argument(span: Span, name: str, expected: str, got: str, macro: Macro) -> LanguageError:
+    return LanguageError(
+        "A0308",
+        f"`{name}` has another type",
+        span=span,
+        expected=expected,
+        got=got,
+        help="pass a tensor of the declared type, by its bare name",
+        notes=(Note("declared here", macro.function.name.span),),
+    )
+
+
+def unknown_member(name: tree.Identifier, scope: Scope) -> LanguageError:
+    """The error for a name an imported file does not define."""
+    known = [known for known, binding in scope.names.items() if isinstance(binding, Macro)]
+    near = suggest(name.text, known)
+    return LanguageError(
+        "A0209",
+        f"the imported file has no mask or def `{name.text}`",
+        span=name.span,
+        expected=", ".join(sorted(known)) or "a file that declares masks or defs",
+        got=f"`{name.text}`",
+        help=f"did you mean `{near}`?" if near else "only masks and defs can be imported",
+    )
