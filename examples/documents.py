@@ -10,7 +10,7 @@ from attncc import I32, At, Tensor, hooks
 
 
 @attncc.variant
-def documents(at: At, *, doc: I32[Tensor, "batch", "kv_len"]):
+def documents(at: At, *, doc: I32[Tensor, "batch, kv_len"]):
     """doc[b, i] numbers the text of token i."""
     return hooks(mask=(doc[at.b, at.own] == doc[at.b, at.col]) & (at.q >= at.k))
 

@@ -10,7 +10,7 @@ from attncc import At, Bool, Tensor, abs, hooks
 
 
 @attncc.variant
-def longformer(at: At, *, is_global: Bool[Tensor, "batch", "kv_len"], w: int = 256):
+def longformer(at: At, *, is_global: Bool[Tensor, "batch, kv_len"], w: int = 256):
     return hooks(mask=(abs(at.q - at.k) <= w) | is_global[at.b, at.own] | is_global[at.b, at.col])
 
 

@@ -6,11 +6,11 @@ import torch
 from demonstrate import DEVICE, demonstrate, positions, softmax_attention
 
 import attncc
-from attncc import At, hooks
+from attncc import At, Tensor, hooks
 
 
 @attncc.variant
-def prefix_lm(at: At, *, prefix: int):
+def prefix_lm(at: At, *, prefix: int | Tensor):
     return hooks(mask=(at.k < prefix) | (at.q >= at.k))
 
 

@@ -10,7 +10,7 @@ from attncc import F32, At, Tensor, hooks, rotate_half
 
 
 @attncc.variant
-def rope(at: At, *, c: F32[Tensor, "positions", "head_dim"], s: F32[Tensor, "positions", "head_dim"]):
+def rope(at: At, *, c: F32[Tensor, "positions, head_dim"], s: F32[Tensor, "positions, head_dim"]):
     return hooks(
         query=at.query * c[at.q, at.d] + rotate_half(at.query) * s[at.q, at.d],
         key=at.key * c[at.k, at.d] + rotate_half(at.key) * s[at.k, at.d],

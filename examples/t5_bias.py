@@ -7,15 +7,15 @@ import torch
 from demonstrate import DEVICE, HEADS, demonstrate, positions
 
 import attncc
-from attncc import F32, I32, At, Tensor, hooks, log, max, min, where
+from attncc import F32, At, Tensor, hooks, i32, log, max, min, where
 
 
 @attncc.variant
-def t5_bias(at: At, *, bias: F32[Tensor, "num_heads", "buckets"], max_distance: int = 128):
+def t5_bias(at: At, *, bias: F32[Tensor, "num_heads, buckets"], max_distance: int = 128):
     exact = bias.shape[1] // 2
     distance = max(at.q - at.k, 0)
     octaves = log(distance / exact) / log(max_distance / exact)
-    far = min(exact + I32(octaves * (bias.shape[1] - exact)), bias.shape[1] - 1)
+    far = min(exact + i32(octaves * (bias.shape[1] - exact)), bias.shape[1] - 1)
     return hooks(
         logits=at.score + bias[at.h, where(distance < exact, distance, far)],
         mask=at.q >= at.k,

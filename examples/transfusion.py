@@ -10,7 +10,7 @@ from attncc import I32, At, Tensor, hooks
 
 
 @attncc.variant
-def transfusion(at: At, *, image: I32[Tensor, "batch", "kv_len"]):
+def transfusion(at: At, *, image: I32[Tensor, "batch, kv_len"]):
     """image[b, i] is the image of token i, -1 for text."""
     row, col = image[at.b, at.own], image[at.b, at.col]
     return hooks(mask=(at.q >= at.k) | (row == col) & (col >= 0))

@@ -1,4 +1,4 @@
-"""``attncc check``: is every variant of a file well formed? Reads the language; loads nothing that compiles or computes."""
+"""``attncc check``: is every variant of a file well formed? Loads nothing that compiles or computes."""
 
 from __future__ import annotations
 

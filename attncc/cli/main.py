@@ -12,7 +12,7 @@ OK, USER_ERROR, USAGE, INTERNAL, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 14
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status: 0, 1 for a mistake of the user, 2 for wrong usage, 70 for a bug."""
+    """Run one command line. The status is 0, 1 for a mistake of the user, 2 for wrong usage, 70 for a bug."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(given)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from attncc.binding import shape_text
 from attncc.ir.definition import Definition
-from attncc.ir.nodes import Binary, Const, Expr, Extent, ParamDecl, Variant
-
-_SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%"}
+from attncc.ir.nodes import Expr, ParamDecl, Variant
 
 
 def signature(definition: Definition, variant: Variant) -> str:
@@ -30,21 +29,3 @@ def _parameter(decl: ParamDecl) -> str:
 
 def _shape(dims: tuple[Expr, ...]) -> str:
     return ", ".join(shape_text(dim) for dim in dims)
-
-
-def shape_text(dim: Expr) -> str:
-    """A shape expression as the language writes it."""
-    match dim:
-        case Extent():
-            return dim.name
-        case Const():
-            return str(dim.value)
-        case Binary(op="min" | "max"):
-            return f"{dim.op}({shape_text(dim.left)}, {shape_text(dim.right)})"
-        case Binary():
-            left, right = (
-                f"({shape_text(side)})" if isinstance(side, Binary) else shape_text(side)
-                for side in (dim.left, dim.right)
-            )
-            return f"{left} {_SYMBOLS[dim.op]} {right}"
-    raise ValueError(f"{type(dim).__name__} in a shape")

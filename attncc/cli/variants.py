@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,11 +13,10 @@ from attncc.cli.files import read_source
 from attncc.diagnostics import CallError, LanguageError
 
 if TYPE_CHECKING:
+    from attncc.binding import BoundVariant
     from attncc.ir.definition import Definition
     from attncc.ir.nodes import ParamDecl, Variant
     from attncc.ir.types import Value
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def definitions(path: str) -> Mapping[str, Definition]:
@@ -52,7 +51,7 @@ variant_option = click.option("--variant", "name", metavar="NAME", help="Which v
 
 @dataclass(frozen=True)
 class Chosen:
-    """A variant with its constants substituted, and the values of the parameters that were given or have defaults.
+    """A canonical variant with its constants substituted, and the values of its parameters that were given.
 
     A value is a Python scalar, or a tuple with one per request.
     """
@@ -60,29 +59,53 @@ class Chosen:
     definition: Definition
     constants: Mapping[str, Value]
     variant: Variant
-    params: Mapping[str, Value | tuple[Value, ...]]
+    given: Mapping[str, Value | tuple[Value, ...]]
 
-    def require_params(self) -> None:
-        """Raise CallError A0820 for a parameter without a value."""
+    def params(self, batch: int) -> dict[str, Any]:
+        """Every parameter: a scalar, or an array [batch]. Raises CallError A0803 (no value), A0804 (not one each)."""
+        found: dict[str, Any] = {}
         for decl in self.variant.params:
-            if decl.name not in self.params:
+            value = self.given.get(decl.name, decl.default)
+            if value is None:
                 raise CallError(
-                    "A0820",
+                    "A0803",
                     f"parameter `{decl.name}` of `{self.variant.name}` has no value",
                     expected=f"a value of type {decl.type.value}",
                     got="nothing",
                     help=f"set it: -D {decl.name}={_EXAMPLES[decl.type.value]}",
                 )
+            found[decl.name] = self._per_request(decl, value, batch) if isinstance(value, tuple) else value
+        return found
+
+    def _per_request(self, decl: ParamDecl, values: tuple[Value, ...], batch: int) -> Any:
+        import numpy as np
+
+        if len(values) != batch:
+            raise CallError(
+                "A0804",
+                f"`{decl.name}` has {len(values)} values for {batch} request{'s' if batch != 1 else ''}",
+                expected=f"one value, or {batch}",
+                got=str(len(values)),
+                help="give one value per request, or set --batch",
+            )
+        return np.array(values, _NUMPY[decl.type.value])
+
+    def bind(self, batch: int, tensors: Mapping[str, Any], operands: Mapping[str, Any]) -> BoundVariant:
+        """The variant with all its values, as a call takes it."""
+        from attncc.binding import BoundVariant
+
+        return BoundVariant(self.definition, self.constants, self.variant, self.params(batch), tensors, operands)
 
 
 _EXAMPLES = {"f32": "1.0", "i32": "128", "u32": "128", "bool": "true"}
+_NUMPY = {"f32": "float32", "i32": "int32", "u32": "uint32", "bool": "bool"}
 
 
 def choose(path: str, name: str | None, defines: Mapping[str, str]) -> Chosen:
     """The variant of ``path`` that the command line means, canonical, with its values.
 
-    Raises CallError A0821 (no such variant, or several and none named), A0822 (no such parameter), A0823 (a value that
-    does not read as the parameter's type), and what reading the file raises.
+    Raises CallError A0807 (no such variant, or several and none named), A0802 (no such parameter), A0804 (a value that
+    is not of the parameter's type), and what reading the file raises.
     """
     from attncc.passes.canonicalize import canonicalize
 
@@ -96,7 +119,7 @@ def choose(path: str, name: str | None, defines: Mapping[str, str]) -> Chosen:
             near = difflib.get_close_matches(given, known, n=1)
             tensor = any(tensor.name == given for tensor in variant.tensors)
             raise CallError(
-                "A0822",
+                "A0802",
                 f"`{definition.name}` has no parameter `{given}`",
                 expected=", ".join(known) or "no parameters",
                 got=given,
@@ -108,17 +131,12 @@ def choose(path: str, name: str | None, defines: Mapping[str, str]) -> Chosen:
                 if known
                 else "leave -D away",
             )
-    params: dict[str, Value | tuple[Value, ...]] = {}
-    for param in variant.params:
-        if param.name in defines:
-            params[param.name] = _values(param, defines[param.name])
-        elif param.default is not None:
-            params[param.name] = param.default
-    return Chosen(definition, constants, variant, params)
+    values = {decl.name: _values(decl, defines[decl.name]) for decl in variant.params if decl.name in defines}
+    return Chosen(definition, constants, variant, values)
 
 
 def constants_of(definition: Definition, defines: Mapping[str, str]) -> dict[str, Value]:
-    """The constants of a variant among the values of the command line. Raises CallError A0823."""
+    """The constants of a variant among the values of the command line. Raises CallError A0804."""
     return {decl.name: _value(decl, defines[decl.name]) for decl in definition.constants if decl.name in defines}
 
 
@@ -131,7 +149,7 @@ def _pick(path: str, found: Mapping[str, Definition], name: str | None) -> Defin
     names = ", ".join(found)
     if not found:
         raise CallError(
-            "A0821",
+            "A0807",
             f"{where} has no variant",
             expected="`variant NAME { ... }`",
             got="masks and functions only",
@@ -139,7 +157,7 @@ def _pick(path: str, found: Mapping[str, Definition], name: str | None) -> Defin
         )
     if name is None:
         raise CallError(
-            "A0821",
+            "A0807",
             f"{where} has {len(found)} variants",
             expected="one of " + names,
             got="none named",
@@ -147,7 +165,7 @@ def _pick(path: str, found: Mapping[str, Definition], name: str | None) -> Defin
         )
     near = difflib.get_close_matches(name, found, n=1)
     raise CallError(
-        "A0821",
+        "A0807",
         f"{where} has no variant `{name}`",
         expected=names,
         got=name,
@@ -175,7 +193,7 @@ def _value(decl: ParamDecl, text: str) -> Value:
     except LanguageError as error:
         wrong = error.got or text
     raise CallError(
-        "A0823",
+        "A0804",
         f"`{decl.name}` is {decl.type.value}",
         expected=f"a value of type {decl.type.value}",
         got=wrong,

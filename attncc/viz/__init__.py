@@ -23,7 +23,7 @@ def picture(bound: BoundVariant, *, cells: int = 512, tile: int | None = None, *
 
 
 def show(bound: BoundVariant, *, file: Any = None, tile: int | None = None, **shape: int) -> None:
-    """Print the mask of a bound variant, as wide as the terminal allows. ``qo_len`` is needed, the rest has defaults."""
+    """Print the mask of a bound variant, as wide as the terminal is; of ``shape`` only ``qo_len`` has no default."""
     import shutil
     import sys
 

@@ -49,22 +49,22 @@ class Geometry:
         q_start: int | None = None,
         k_start: int = 0,
     ) -> Geometry:
-        """Defaults as in a call: as many keys as queries, and the rows are the newest tokens. Raises CallError A0824."""
+        """Defaults as in a call: as many keys as queries, the rows are the newest tokens. Raises CallError A0820."""
         keys = qo_len if kv_len is None else kv_len
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         for name, value in (("batch", batch), ("num_heads", num_heads), ("num_kv_heads", kv_heads), ("qo_len", qo_len)):
             if value < 1:
-                raise CallError("A0824", f"`{name}` must be at least 1", expected="1 or more", got=str(value))
+                raise CallError("A0820", f"`{name}` must be at least 1", expected="1 or more", got=str(value))
         if num_heads % kv_heads:
             raise CallError(
-                "A0824",
+                "A0820",
                 "query heads do not divide among the KV heads",
                 expected=f"a multiple of {kv_heads} query heads",
                 got=str(num_heads),
             )
         for name, value, size in (("request", b, batch), ("head", h, num_heads)):
             if not 0 <= value < size:
-                raise CallError("A0824", f"there is no {name} {value}", expected=f"0 to {size - 1}", got=str(value))
+                raise CallError("A0820", f"there is no {name} {value}", expected=f"0 to {size - 1}", got=str(value))
         start = k_start + keys - qo_len if q_start is None else q_start
         dim_v = head_dim if head_dim_v is None else head_dim_v
         return cls(batch, num_heads, kv_heads, qo_len, keys, head_dim, dim_v, b, h, start, k_start)
@@ -173,47 +173,39 @@ def _blocks(
     mask = _evaluator(variant, params, tensors, geometry)
     height = max(1, BLOCK_PAIRS // max(geometry.kv_len, 1) // step) * step
     for first in range(0, geometry.qo_len, height):
-        yield first, mask(np.arange(first, min(first + height, geometry.qo_len), dtype=np.int32))
+        yield first, mask(range(first, min(first + height, geometry.qo_len)))
 
 
 def _evaluator(
     variant: Variant, params: Mapping[str, Any], tensors: Mapping[str, Any], geometry: Geometry
-) -> Callable[[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]:
+) -> Callable[[range], npt.NDArray[np.bool_]]:
     from attncc.binding import bind_extents
-    from attncc.reference.arithmetic import DTYPES
-    from attncc.reference.evaluate import Scope, evaluate, scalar
+    from attncc.reference.call import Block, Sizes, make_call
+    from attncc.reference.hooks import mask
 
+    g = geometry
     arrays = {tensor.name: to_numpy(tensors[tensor.name]) for tensor in variant.tensors}
-    extents = bind_extents(variant, arrays, geometry.extents())
-    values = {
-        decl.name: scalar(_of_request(params[decl.name], geometry.b), decl.type) for decl in variant.params
-    }
-    i32 = np.int32
-    group = geometry.num_heads // geometry.num_kv_heads
-    cols = np.arange(geometry.kv_len, dtype=i32).reshape(1, 1, -1, 1)
-    fixed = {"b": geometry.b, "h": geometry.h, "hk": geometry.h // group}
+    bind_extents(
+        variant, {name: array.shape for name, array in arrays.items()}, g.extents()
+    )  # says what does not fit in the user's words
+    call = make_call(
+        variant,
+        Sizes(g.batch, g.num_heads, g.num_kv_heads, g.head_dim, g.head_dim_v, g.qo_len, g.kv_len),
+        params={decl.name: to_numpy(params[decl.name]) for decl in variant.params},
+        tensors=arrays,
+        operands={operand.name: np.zeros(0) for operand in variant.operands},
+        q_start=g.q_start,
+        k_start=g.k_start,
+    )
 
-    def mask(block: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        rows = block.reshape(1, -1, 1, 1)
-        coords = {name: np.full((1, 1, 1, 1), value, i32) for name, value in fixed.items()}
-        coords |= {"row": rows, "q": rows + i32(geometry.q_start)}
-        coords |= {"own": rows + i32(geometry.kv_len - geometry.qo_len)}
-        coords |= {"col": cols, "k": cols + i32(geometry.k_start)}
-        scope = Scope(
-            coords=coords,
-            params=values,
-            extents={name: np.full((1, 1, 1, 1), size, i32) for name, size in extents.items()},
-            tensors={t.name: arrays[t.name].astype(DTYPES[t.storage.loaded]) for t in variant.tensors},
-        )
-        shape = (block.size, geometry.kv_len)
-        found = np.zeros(shape, np.bool_)
+    def block(rows: range) -> npt.NDArray[np.bool_]:
+        where = Block(g.b, range(g.h, g.h + 1), rows, range(g.kv_len))
+        found = np.zeros((len(rows), g.kv_len), np.bool_)
         for branch in variant.branches:
-            if branch.mask is None:
-                return np.ones(shape, np.bool_)
-            found |= np.broadcast_to(evaluate(branch.mask, scope)[0, :, :, 0], shape)
+            found |= mask(call, branch, where)[0]
         return found
 
-    return mask
+    return block
 
 
 def _reduce(mask: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.float32]:
@@ -221,7 +213,8 @@ def _reduce(mask: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.float32]:
     sums = _sums(mask, step)
     heights = np.diff([*range(0, mask.shape[0], step), mask.shape[0]])
     widths = np.diff([*range(0, mask.shape[1], step), mask.shape[1]])
-    return (sums / np.outer(heights, widths)).astype(np.float32)
+    found: npt.NDArray[np.float32] = (sums / np.outer(heights, widths)).astype(np.float32)
+    return found
 
 
 def _sums(mask: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.int64]:

@@ -13,7 +13,11 @@ from attncc.viz.picture import EMPTY, FULL, PARTIAL, Picture
 SIDE = 512  # pixels of the longer side
 MARGIN, LINE = 40, 18
 INK, PAPER = "#1f4e79", "#f4f4f2"
-TILES = {FULL: ("full: no mask is evaluated", "#2e8b57"), PARTIAL: ("partial", "#e08a1e"), EMPTY: ("empty: skipped", "#9a9a9a")}
+TILES = {
+    FULL: ("full: no mask is evaluated", "#2e8b57"),
+    PARTIAL: ("partial", "#e08a1e"),
+    EMPTY: ("empty: skipped", "#9a9a9a"),
+}
 _LEVELS = 8
 
 
@@ -29,7 +33,7 @@ def render(picture: Picture) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_w:.0f} {total_h:.0f}" '
         f'width="{total_w:.0f}" height="{total_h:.0f}" font-family="sans-serif" font-size="12">',
         f"<title>{escape(picture.caption())}</title>",
-        f'<rect width="100%" height="100%" fill="white"/>',
+        '<rect width="100%" height="100%" fill="white"/>',
         f'<g transform="translate({MARGIN},{MARGIN})">',
         f'<rect width="{width:.2f}" height="{height:.2f}" fill="{PAPER}" stroke="#bbb"/>',
         f'<text x="0" y="-8">{g.k_start}</text>',
