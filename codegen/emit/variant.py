@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
 from attncc.codegen.emit.formula import formula, shortest
 from attncc.codegen.emit.params import Block, layout
+from attncc.codegen.emit.ranges import range_count, write_ranges
 from attncc.codegen.emit.stages import Member, Plan, plan, positions
 from attncc.codegen.emit.text import Text
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Binary, Branch, Coord, Expr, Extent, Input, Param, Select, Variant
 from attncc.ir.types import Type
 from attncc.ir.walk import substitute
+from attncc.passes.ranges import tile_program
 from attncc.passes.scale import fold_scale, fold_sink
 
 SERVES = frozenset({"sm_scale", "score", "logits", "mask", "sink"})
@@ -28,6 +30,15 @@ _INLINE = "static __device__ __forceinline__"
 _GEOMETRY = {"$q_start": "q_start", "$k_start": "k_start", "qo_len": "qo_len", "kv_len": "kv_len"}
 _LAUNCH = ("batch", "num_heads", "num_kv_heads")
 _CONFIG = ("head_dim", "head_dim_v")
+_RANGE_INPUTS = {
+    "row_lo": "row_lo",
+    "rows": "row_hi - row_lo",
+    "b": "work.b",
+    "hk": "work.hk",
+    "group": "params.launch.group",
+    "q_start": "g.q_start",
+    "k_start": "g.k_start",
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,7 @@ class _Writer:
         self.rows = [hooks.sink] if hooks.sink is not None else []
         self.plan: Plan = plan(self.pair, self.rows)
         self.facts = Facts.of([*self.pair, *self.rows], variant.spans)
+        self.program = tile_program(variant)
         self.out = Text()
         self.uses_geometry = False
 
@@ -152,7 +164,7 @@ class _Writer:
 
     @property
     def num_ranges(self) -> int:
-        return 1
+        return 1 if self.hooks.mask is None else range_count(self.program)
 
     @property
     def logit_bound(self) -> float:
@@ -252,11 +264,25 @@ class _Writer:
 
     def _ranges(self) -> None:
         self.out.add()
-        arguments = "(const Params& params, const attncc::Work& work, int, int, attncc::Range* out)"
+        lo, hi = ("", "") if self.hooks.mask is None else (" row_lo", " row_hi")
+        arguments = f"(const Params& params, const attncc::Work& work, int{lo}, int{hi}, attncc::Range* out)"
         with self.out.block(f"{_INLINE} int ranges{arguments}"):
             self.out.add("const attncc::Geometry g = attncc::geometry(params.launch, work.b);")
-            self.out.add(f"out[0] = {{0, g.kv_len, {0 if self.hooks.mask is None else 1}}};")
-            self.out.add("return 1;")
+            if self.hooks.mask is None:
+                self.out.add("out[0] = {0, g.kv_len, 0};")
+                self.out.add("return 1;")
+            else:
+                write_ranges(self.out, self.program, self._range_leaf, self._range_load)
+
+    def _range_leaf(self, kind: str, name: str) -> str:
+        if kind == "param":
+            return f"params.{self.block.field(name).member}.get(work.b)"
+        if kind == "extent":
+            return self._extent(name)
+        return _RANGE_INPUTS[name]
+
+    def _range_load(self, tensor: str, indices: list[str]) -> str:
+        return f"params.{self.block.field(tensor).member}.load({', '.join(indices)})"
 
     # ---- leaves ------------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,9 @@ CONFIG = """struct Config {{
   static constexpr attncc::Accuracy accuracy = attncc::Accuracy::exact;
 }};"""
 _FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-w")
-_INCLUDES = '#include <cstddef>\n#include "device/joint.cuh"\n#include "device/math.cuh"\n'
+_INCLUDES = (
+    '#include <cstddef>\n#include "device/joint.cuh"\n#include "device/math.cuh"\n#include "device/tile_program.cuh"\n'
+)
 
 # What a test calls, for the variant in namespace {ns}.
 _CALLS = """
