@@ -36,9 +36,9 @@ def parse(source: Source) -> tree.Module:
 def read(source: Source | str | os.PathLike[str], *, search: Sequence[Path] = ()) -> Module:
     """Read a text or a file with its imports.
 
-    Imports are relative to the importing file (to the working directory for ``<stdin>``), then looked for in ``search``.
-    Raises LanguageError: A01xx for text, A02xx for names and imports, A05xx for parameter lists. Mistakes in the hooks of a
-    variant show when its definition is instantiated.
+    Imports are relative to the importing file (to the working directory for ``<stdin>``), then looked for in
+    ``search``. Raises LanguageError: A01xx for text, A02xx for names and imports, A05xx for parameter lists. Mistakes
+    in the hooks of a variant show when its definition is instantiated.
     """
     from attncc.grammar.imports import Loader, read_source
     from attncc.grammar.lower import definition

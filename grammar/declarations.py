@@ -30,7 +30,10 @@ class Declared:
 
 
 def scalars(variant: tree.Variant) -> tuple[tuple[ParamDecl, ...], tuple[ParamDecl, ...]]:
-    """The constants and the runtime scalars of a variant. Raises LanguageError A0202, A0203, A0506, A0511, A0514, A0515."""
+    """The constants and the runtime scalars of a variant.
+
+    Raises LanguageError A0202, A0203, A0506, A0511, A0514, A0515 or A0516.
+    """
     seen: dict[str, Span] = {}
     constants: list[ParamDecl] = []
     runtime: list[ParamDecl] = []

@@ -384,7 +384,7 @@ class Expressions:
                 span=node.span,
                 expected="normalize = softmax() or softmax(sink = ...)",
                 got="softmax inside an expression",
-                help="rows are normalised by softmax unless `weight` is written; `prob` and `lse` can be read in `emit`",
+                help="rows are normalised by softmax unless `weight` is written; `emit` can read `prob` and `lse`",
             )
         if name in COMPREHENSIONS:
             raise LanguageError(

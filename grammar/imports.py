@@ -1,4 +1,4 @@
-"""Files: reading them as text, following their imports, and the names each one defines. Knows the tree, not the IR's."""
+"""Files: reading them as text, following their imports, and the names each one defines. Knows no hooks."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def _not_found(path: tree.Text, candidates: Sequence[str]) -> LanguageError:
 def read_source(path: str | os.PathLike[str], span: Span | None = None) -> Source:
     """The text of a file under the name the user gave; newlines become ``\\n``.
 
-    ``span`` is the import that asks for it. Raises LanguageError A0112 (unreadable), A0105 (not UTF-8), A0108 (too large).
+    ``span`` is the import that asks for it. Raises LanguageError A0112 (unreadable), A0105 (not UTF-8) or A0108 (too
+    large).
     """
     name = os.fspath(path)
     try:

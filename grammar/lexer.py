@@ -18,7 +18,10 @@ MAX_BRACKETS = 200
 
 KEYWORDS = {
     word: word.upper()
-    for word in "variant mask def let const branch emit require from import as for in if else and or not".split()
+    for word in (
+        *("variant", "mask", "def", "let", "const", "branch", "emit", "require", "from", "import", "as"),
+        *("for", "in", "if", "else", "and", "or", "not"),
+    )
 }
 SYMBOLS = {
     "**": "POW",
@@ -54,11 +57,11 @@ SYMBOLS = {
 TYPES = {"NAME", "INTEGER", "FLOAT", "STRING", "END", *KEYWORDS.values(), *SYMBOLS.values()}
 
 BINARY = {
-    *"POW FLOORDIV SHL SHR LE GE EQ NE PLUS MINUS STAR SLASH PERCENT AMP BAR CARET LT GT".split(),
-    *"AND OR IF ELSE".split(),
+    *("POW", "FLOORDIV", "SHL", "SHR", "LE", "GE", "EQ", "NE", "LT", "GT", "PLUS", "MINUS", "STAR", "SLASH"),
+    *("PERCENT", "AMP", "BAR", "CARET", "AND", "OR", "IF", "ELSE"),
 }
 # No statement ends with one of these, so a newline behind it is only layout; none begins with one of BINARY.
-_OPEN_ENDED = BINARY | {"TILDE", "NOT", "ASSIGN", "COMMA", "COLON", "DOT", "LBRACE"}
+OPEN_ENDED = BINARY | {"TILDE", "NOT", "ASSIGN", "COMMA", "COLON", "DOT", "LBRACE"}
 _CLOSES = {"RPAR": "LPAR", "RSQB": "LSQB", "RBRACE": "LBRACE"}
 _NAMES_OF = {kind: symbol for symbol, kind in SYMBOLS.items()}
 
@@ -143,7 +146,7 @@ def _is_layout(token: Token, previous: str | None, following: str | None) -> boo
     """Whether an END outside brackets separates nothing."""
     if previous in (None, "END", "LBRACE") or following in (None, "END", "RBRACE"):
         return True
-    return token.text != ";" and (previous in _OPEN_ENDED or following in BINARY or following == "LBRACE")
+    return token.text != ";" and (previous in OPEN_ENDED or following in BINARY or following == "LBRACE")
 
 
 def scan(source: Source) -> Iterator[Token]:

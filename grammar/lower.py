@@ -117,11 +117,10 @@ class _Lowering:
                     text = statement.text.value if statement.text is not None else statement.cond.span.text
                     requires.append(Require(cond, text))
         for branch in branches:
-            for name, (hook, scope) in shared.items():
-                if name not in made[branch.name.text] and not (
-                    name == "normalize" and "sink" in made[branch.name.text]
-                ):
-                    self._hook(hook, scope, Context(branch=branch.name.text), made[branch.name.text])
+            own = made[branch.name.text]
+            for hook_name, (hook, scope) in shared.items():
+                if hook_name not in own and not (hook_name == "normalize" and "sink" in own):
+                    self._hook(hook, scope, Context(branch=branch.name.text), own)
         return Variant(
             self.tree.name.text,
             declared.params,
@@ -278,9 +277,8 @@ def _softmax(value: tree.Expr) -> tree.Call | None:
     name = value.function if isinstance(value, tree.Call) else value
     if not (isinstance(name, tree.Name) and name.text == "softmax"):
         return None
-    if isinstance(value, tree.Call) and not value.arguments:
-        if not value.keywords or (len(value.keywords) == 1 and value.keywords[0].name.text == "sink"):
-            return value
+    if isinstance(value, tree.Call) and not value.arguments and [k.name.text for k in value.keywords] in ([], ["sink"]):
+        return value
     raise LanguageError(
         "A0415",
         "`softmax` takes nothing but a sink",

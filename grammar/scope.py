@@ -1,4 +1,4 @@
-"""What a name can stand for, and which names the language keeps for itself. Knows the IR's vocabulary, not how to lower."""
+"""What a name can stand for, and which names the language keeps for itself. Knows the IR's words, not how to lower."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ class Scope:
 class Context:
     """What an expression's meaning depends on beside its scope.
 
-    ``branch`` is "" in a variant without branches and None where an input must name its branch; ``coordinates`` holds those
-    that a call rebinds, ``loops`` the number of comprehensions around.
+    ``branch`` is "" in a variant without branches and None where an input must name its branch; ``coordinates`` holds
+    those that a call rebinds, ``loops`` the number of comprehensions around.
     """
 
     branch: str | None = ""

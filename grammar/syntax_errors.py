@@ -8,7 +8,7 @@ from attncc.grammar.table import END_OF_INPUT, Table
 
 _SYMBOL_OF = {kind: symbol for symbol, kind in SYMBOLS.items()}
 _KEYWORD_OF = {kind: word for word, kind in KEYWORDS.items()}
-_HOOKS = "sm_scale query key value score logits mask weight normalize output".split()
+_HOOKS = ("sm_scale", "query", "key", "value", "score", "logits", "mask", "weight", "normalize", "output")
 # What begins an expression beside a name.
 _BEGINS_EXPRESSION = {"INTEGER", "FLOAT", "LPAR", "MINUS", "PLUS", "TILDE", "NOT", "MASK"}
 _POSTFIX = {"LPAR", "LSQB", "DOT"}

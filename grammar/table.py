@@ -22,8 +22,8 @@ END_OF_INPUT = "$END"
 class Rule:
     """A production: pop ``size`` values, apply ``action`` to them, go to ``origin``.
 
-    ``action`` names a method of builder.Builder, ``pass`` to hand on the only value, ``splice`` to hand on all values as
-    part of the user's own list.
+    ``action`` names a method of builder.Builder, ``pass`` to hand on the only value, ``splice`` to hand on all values
+    as part of the list they stand in.
     """
 
     origin: str
@@ -47,7 +47,7 @@ def table() -> Table:
     grammar = GRAMMAR.read_text(encoding="utf-8")
     from attncc.grammar import attn_table
 
-    if attn_table.DIGEST == _digest(grammar):
+    if _digest(grammar) == attn_table.DIGEST:
         return _decode(attn_table.RULES, attn_table.STATES)
     return build(grammar)
 

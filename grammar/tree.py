@@ -1,4 +1,4 @@
-"""The untyped syntax tree of a .attn file: what was written and where. Knows neither types nor the meaning of a name."""
+"""The untyped syntax tree of a .attn file: what was written and where. Knows no types and no meaning."""
 
 from __future__ import annotations
 
