@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 from attncc.diagnostics import Span, TracingError
 from attncc.frontend import misuse
 from attncc.frontend.location import caller
-from attncc.frontend.trace import record
 from attncc.frontend.value import Value
-from attncc.ir.nodes import AXES, EXTENTS, INPUTS, Coord, Expr, Extent, Input
+from attncc.ir.nodes import AXES, EXTENTS, INPUTS, Coord, Extent, Input
 
 
 class At:
@@ -59,11 +58,11 @@ class At:
                 raise AttributeError(name)
             span = caller()
             if name in AXES:
-                return _value(Coord(name), span)
+                return Value(Coord(name), span)
             if name in EXTENTS:
-                return _value(Extent(name), span)
+                return Value(Extent(name), span)
             if name in INPUTS:
-                return _value(Input(name), span)
+                return Value(Input(name), span)
             raise _unknown("at", name, (*AXES, *INPUTS, *EXTENTS), span)
 
         def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -71,7 +70,7 @@ class At:
 
     def extent(self, name: str) -> Value:
         """The size ``name``, which some tensor's dims bind: ``table: F32[Tensor, "n"]`` binds ``at.extent("n")``."""
-        return _value(Extent(name), caller())
+        return Value(Extent(name), caller())
 
     def branch(self, name: str) -> BranchAt:
         """The results of the branch ``name``, for ``output`` and ``emit``: ``at.branch("x").out``."""
@@ -103,13 +102,8 @@ class BranchAt:
             if name.startswith("__"):
                 raise AttributeError(name)
             if name in INPUTS:
-                return _value(Input(name, self._name), caller())
+                return Value(Input(name, self._name), caller())
             raise _unknown(f'at.branch("{self._name}")', name, INPUTS, caller())
-
-
-def _value(expr: Expr, span: Span | None) -> Value:
-    record(expr, span)
-    return Value(expr)
 
 
 def _unknown(of: str, name: str, known: tuple[str, ...], span: Span | None) -> TracingError:

@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from attncc.diagnostics import AttnccError, TracingError
-from attncc.frontend.location import caller
+from attncc.diagnostics import AttnccError, LanguageError, Span, TracingError
+from attncc.frontend.location import caller, operand_spans
 from attncc.frontend.trace import current
 from attncc.frontend.value import Operand, Value, lift, made
 from attncc.ir import build
-from attncc.ir.nodes import Expr, Reduce, Require
+from attncc.ir.extents import is_shape
+from attncc.ir.nodes import Expr, Reduce
+from attncc.ir.types import Type
 
 One = Callable[[Operand], Value]
 Two = Callable[[Operand, Operand], Value]
@@ -20,7 +22,7 @@ Three = Callable[[Operand, Operand, Operand], Value]
 
 def _library(name: str) -> Any:
     def function(*arguments: Operand) -> Value:
-        return made(lambda: build.call(name, tuple(lift(argument) for argument in arguments)))
+        return made(lambda: build.call(name, tuple(lift(argument) for argument in arguments)), *arguments)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"``{build.FUNCTIONS[name].signature}``, of symbolic values."
@@ -84,23 +86,39 @@ def _over(kind: str, n: Operand, body: Body, check: Callable[[Expr, str], Expr])
     name = f"{kind}_over"
     span = caller()
     trace = current(name, span)
+    count = _count(n, span)
     if not _takes_one(body):
         raise TracingError(
             "A0615",
             f"`{name}` takes a function of one index",
             span=span,
             expected="lambda i: ...",
-            got="a symbolic value" if isinstance(body, Value) else f"{body!r:.60}",
+            got=f"{body!r:.60}",
             help=f"write `{name}(n, lambda i: table[at.h, i])`",
         )
     index = trace.fresh_index()
     value = body(Value(index))
 
-    def make() -> Expr:
-        count = build.integer(lift(n), f"the length of `{name}`")
-        return Reduce(kind, check(lift(value), f"`{name}`"), index.axis, count)
+    return made(lambda: Reduce(kind, check(lift(value), f"`{name}`"), index.axis, count), sources=(n, value))
 
-    return made(make)
+
+def _count(n: object, span: Span | None) -> Expr:
+    """The length of a loop, fixed by the variant or by a tensor's shape."""
+    place = next(iter(operand_spans(span)), span)
+    try:
+        count = lift(n)
+    except AttnccError as error:
+        raise error.with_span(place) from None
+    if count.type is Type.I32 and is_shape(count):
+        return count
+    raise LanguageError(
+        "A0214",
+        "a loop goes over a fixed number of steps",
+        span=place,
+        expected="a Python int, a `Const[int]` parameter or the extent of a tensor",
+        got=f"a value of type {count.type.value}" if count.type is not Type.I32 else "a runtime value",
+        help="declare the parameter `Const[int]`, or use a tensor's own size, `table.shape[0]`",
+    )
 
 
 def _takes_one(body: object) -> bool:
@@ -119,16 +137,17 @@ def require(cond: Operand, text: str) -> None:
     """A condition over parameters and sizes that every call must meet; ``text`` says what is wrong if it does not."""
     span = caller()
     trace = current("require", span)
-    said: object = text
-    if not isinstance(said, str):
+    _check_text(text, span)
+    trace.requires.append((made(lambda: build.boolean(lift(cond), "`require`"), cond), text))
+
+
+def _check_text(text: object, span: Span | None) -> None:
+    if not isinstance(text, str):
         raise TracingError(
-            "A0615", "`require` ends with a text", span=span, expected="a str", got=f"{text!r:.60}",
+            "A0615",
+            "`require` ends with a text",
+            span=span,
+            expected="a str",
+            got=f"{text!r:.60}",
             help='write `require(cond, "what must hold")`',
-        )  # fmt: skip
-    try:
-        expr = build.boolean(lift(cond), "`require`")
-    except AttnccError as error:
-        raise error.with_span(span) from None
-    if not trace.spans.get(expr):
-        trace.record(expr, span)
-    trace.requires.append(Require(expr, text))
+        )

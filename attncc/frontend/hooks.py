@@ -9,9 +9,8 @@ from typing import Never, TypeVar
 
 from attncc.diagnostics import AttnccError, Span, TracingError
 from attncc.frontend.location import call_keywords, caller
-from attncc.frontend.trace import record
-from attncc.frontend.value import Operand, lift
-from attncc.ir.nodes import BRANCH_HOOKS, Expr
+from attncc.frontend.value import Operand, Value, lift
+from attncc.ir.nodes import BRANCH_HOOKS
 
 T = TypeVar("T")
 _WRITTEN = tuple(name for name in BRANCH_HOOKS if name != "sink")
@@ -31,19 +30,19 @@ def softmax(*, sink: Operand | None = None) -> Softmax:
 
 @dataclass(frozen=True)
 class BranchHooks:
-    """The hooks of one branch, as expressions by name."""
+    """The hooks of one branch, by name; ``sink`` is that of ``normalize=softmax(sink=...)``."""
 
-    written: Mapping[str, Expr]
+    written: Mapping[str, Value]
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """Everything a variant's function states."""
+    """Everything a variant's function states; ``written`` holds for every branch that does not write its own."""
 
-    written: Mapping[str, Expr]
-    output: Expr | None
-    emits: Mapping[str, Expr]
-    branches: Mapping[str, BranchHooks]
+    written: Mapping[str, Value]
+    output: Value | None
+    emits: Mapping[str, Value]
+    branches: Mapping[str, Mapping[str, Value]]
 
 
 def hooks(
@@ -78,7 +77,7 @@ def hooks(
             for name, item in _mapping(emit, "emit", "{name: value}", spans).items()
         },
         {
-            _identifier(name, "a branch", spans.get("branches")): _branch(item, spans.get("branches"))
+            _identifier(name, "a branch", spans.get("branches")): _branch(item, spans.get("branches")).written
             for name, item in _mapping(branches, "branches", "{name: branch(...)}", spans).items()
         },
     )
@@ -127,8 +126,8 @@ def _keyword(value: Span | None, name: str) -> Span | None:
     return Span(value.source, start, start + len(name)) if start >= 0 else None
 
 
-def _written(spans: Mapping[str, Span], *values: Operand | Softmax | None) -> dict[str, Expr]:
-    found: dict[str, Expr] = {}
+def _written(spans: Mapping[str, Span], *values: Operand | Softmax | None) -> dict[str, Value]:
+    found: dict[str, Value] = {}
     for name, value in zip(_WRITTEN, values, strict=True):
         span = spans.get(name)
         if isinstance(value, Softmax):
@@ -148,13 +147,12 @@ def _written(spans: Mapping[str, Span], *values: Operand | Softmax | None) -> di
     return found
 
 
-def _lifted(value: object, span: Span | None) -> Expr:
+def _lifted(value: object, span: Span | None) -> Value:
+    """A hook's value, written at its argument too: a parameter or a number has no other place."""
     try:
-        expr = lift(value)
+        return Value(lift(value), span, (value,) if isinstance(value, Value) else ())
     except AttnccError as error:
         raise error.with_span(span or caller()) from None
-    record(expr, span)
-    return expr
 
 
 def _mapping(given: Mapping[str, T] | None, name: str, form: str, spans: Mapping[str, Span]) -> Mapping[str, T]:

@@ -128,6 +128,28 @@ def nodes_at(span: Span | None) -> Iterator[tuple[ast.AST, ast.AST | None]]:
         yield node, tree.parents.get(node)
 
 
+def operand_spans(span: Span | None) -> list[Span]:
+    """Of an operator, call or subscript that covers ``span``: the spans of its operands, left to right."""
+    for node, _ in nodes_at(span):
+        parts: list[ast.expr] = []
+        match node:
+            case ast.BinOp(left=left, right=right) | ast.Compare(left=left, comparators=[right]):
+                parts = [left, right]
+            case ast.AugAssign(target=target, value=value):
+                parts = [target, value]
+            case ast.UnaryOp(operand=operand):
+                parts = [operand]
+            case ast.Call(args=arguments, keywords=[]):
+                parts = arguments
+            case ast.Subscript(slice=ast.Tuple(elts=indices)):
+                parts = indices
+            case ast.Subscript(slice=index):
+                parts = [index]
+        if parts and span is not None:
+            return [place for part in parts if (place := node_span(span.source, part)) is not None]
+    return []
+
+
 def call_keywords(span: Span | None) -> dict[str, Span]:
     """Of a call that covers ``span``: the span of each keyword argument's value."""
     for node, _ in nodes_at(span):

@@ -6,16 +6,17 @@ object (``if``, ``and``, ``not``, ``int()``, iteration) raises a TracingError th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
-from attncc.diagnostics import AttnccError, TracingError
+from attncc.diagnostics import AttnccError, LanguageError, Span, TracingError
 from attncc.frontend import misuse
-from attncc.frontend.location import caller
-from attncc.frontend.trace import record_made
+from attncc.frontend.location import caller, operand_spans
 from attncc.ir import build
 from attncc.ir.nodes import Const, Expr, Extent, Input, Load, Param, Slice
 from attncc.ir.nodes import Tensor as TensorDecl
+from attncc.ir.types import Type, round_f32
 from attncc.ir.walk import walk
 
 
@@ -133,19 +134,19 @@ class Operators:
         return _compare("!=", self, other)
 
     def __neg__(self) -> Value:
-        return made(lambda: build.negate(lift(self)))
+        return made(lambda: build.negate(lift(self)), self)
 
     def __pos__(self) -> Value:
-        return made(lambda: build.number(lift(self), "`+`"))
+        return made(lambda: build.number(lift(self), "`+`"), self)
 
     def __invert__(self) -> Value:
-        return made(lambda: build.invert(lift(self)))
+        return made(lambda: build.invert(lift(self)), self)
 
     def __abs__(self) -> Value:
-        return made(lambda: build.call("abs", (lift(self),)))
+        return made(lambda: build.call("abs", (lift(self),)), self)
 
     def __round__(self) -> Value:
-        return made(lambda: build.call("round", (lift(self),)))
+        return made(lambda: build.call("round", (lift(self),)), self)
 
     if not TYPE_CHECKING:  # a checker must not take a symbolic value for a float, a sequence or an index
 
@@ -206,11 +207,17 @@ class Operators:
 class Value(Operators):
     """A number or a condition that differs per element: a coordinate, a score, a parameter, or a formula of them."""
 
-    __slots__ = ("expr",)
+    # Equal nodes are one object, so that where a value was written is the value's own: its span, and the values it was
+    # computed from.
+    __slots__ = ("expr", "sources", "span")
     expr: Expr
+    span: Span | None
+    sources: tuple[Value, ...]
 
-    def __init__(self, expr: Expr) -> None:
+    def __init__(self, expr: Expr, span: Span | None = None, sources: tuple[Value, ...] = ()) -> None:
         object.__setattr__(self, "expr", expr)
+        object.__setattr__(self, "span", span)
+        object.__setattr__(self, "sources", sources)
 
     if not TYPE_CHECKING:
 
@@ -219,10 +226,11 @@ class Value(Operators):
 
     def __getitem__(self, channels: slice) -> Value:
         """Channels ``[start, stop)`` of a channel vector such as ``at.query``."""
-        return made(lambda: _slice(self.expr, channels))
+        bounds = (channels.start, channels.stop) if isinstance(channels, slice) else ()
+        return made(lambda: _slice(self.expr, channels), sources=(self, *bounds))
 
     def __repr__(self) -> str:
-        return f"<symbolic {self.expr.type!r}: {self.expr!r}>"
+        return f"<symbolic {self.expr.type.value}>"
 
 
 class TensorValue(Operators):
@@ -244,7 +252,8 @@ class TensorValue(Operators):
 
     def __getitem__(self, index: object) -> Value:
         """The element at integer indices, one per axis; each is clamped to its axis."""
-        return made(lambda: self._load(index if isinstance(index, tuple) else (index,)))
+        indices = index if isinstance(index, tuple) else (index,)
+        return made(lambda: self._load(indices), *indices)
 
     def _load(self, indices: tuple[object, ...]) -> Expr:
         name, rank = self.declared.name, self.ndim
@@ -259,11 +268,11 @@ class TensorValue(Operators):
                 help=f"write `{name}[{', '.join('ijklmn'[:rank])}]`, where each index is a coordinate or a formula",
             )
         what = f"an index of `{name}`"
-        return Load(name, tuple(build.integer(lift(index), what) for index in indices), self.declared.storage.loaded)
+        found = tuple(build.cast(build.integer(lift(index), what), Type.I32) for index in indices)
+        return Load(name, found, self.declared.storage.loaded)
 
     def __repr__(self) -> str:
-        dims = ", ".join(repr(dim) for dim in self.declared.dims)
-        return f"<symbolic tensor {self.declared.name}: {self.declared.storage!r}[{dims}]>"
+        return f"<symbolic tensor {self.declared.name} with {self.ndim} axes>"
 
 
 def lift(value: object) -> Expr:
@@ -271,7 +280,7 @@ def lift(value: object) -> Expr:
     if isinstance(value, Value):
         return value.expr
     if isinstance(value, bool | int | float):
-        return build.literal(value)
+        return _literal(value)
     if isinstance(value, TensorValue):
         name = value.declared.name
         raise TracingError(
@@ -284,27 +293,67 @@ def lift(value: object) -> Expr:
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
         number = value.item()
         if isinstance(number, bool | int | float):
-            return build.literal(number)
+            return _literal(number)
     raise misuse.not_a_value(value)
 
 
-def made(make: Callable[[], Expr]) -> Value:
-    """The value that ``make`` builds, recorded at the caller's expression; errors are placed there too."""
+def _literal(value: bool | int | float) -> Expr:
+    if isinstance(value, float) and math.isfinite(value) and math.isinf(round_f32(value)):
+        raise LanguageError(
+            "A0306",
+            "float literal out of range",
+            expected="a magnitude below 3.4028236e38",
+            got=f"{value!r}",
+            help='floats have 32 bits; infinity is `float("inf")`',
+        )
+    return build.literal(value)
+
+
+def made(make: Callable[[], Expr], *operands: object, sources: tuple[object, ...] | None = None) -> Value:
+    """The value that ``make`` builds, placed at the caller's expression.
+
+    An error is placed there too, or at the one of ``operands``, in source order, that it is about. ``sources`` are the
+    values it is computed from, if they are not the operands.
+    """
     span = caller()
     try:
         expr = make()
     except AttnccError as error:
-        raise error.with_span(span) from None
-    record_made(expr, span)
-    return Value(expr)
+        raise error.with_span(_guilty(error, span, operands)) from None
+    from_values = operands if sources is None else sources
+    return Value(expr, span, tuple(source for source in from_values if isinstance(source, Value)))
+
+
+def _guilty(error: AttnccError, span: Span | None, operands: tuple[object, ...]) -> Span | None:
+    places = operand_spans(span)
+    if len(places) != len(operands):
+        return span
+    for operand, place in zip(operands, places, strict=True):
+        if error.got is not None and _complaint(operand, error.code) == error.got:
+            return place
+    return span
+
+
+def _complaint(operand: object, code: str) -> str | None:
+    """What an error of this code would say of an operand: its type, or what it is if no formula is made of it."""
+    try:
+        expr = lift(operand)
+    except AttnccError as error:
+        return error.got if error.code == code else None
+    return str(expr.type.value) if code in _TYPE_CODES else None
+
+
+_TYPE_CODES = ("A0301", "A0302", "A0304")  # one operand has a wrong type, and `got` is that type
 
 
 def _binary(symbol: str, left: object, right: object) -> Value:
-    return made(lambda: build.binary(symbol, lift(left), lift(right)))
+    return made(lambda: build.binary(symbol, lift(left), lift(right)), left, right)
 
 
 def _compare(symbol: str, left: object, right: object) -> Value:
-    return made(lambda: build.compare(symbol, lift(left), lift(right)))
+    # Python swaps the sides of `1 < x` to ask x first; which one an error means is then not known by position.
+    sides = (left, right) if isinstance(left, Operators) and isinstance(right, Operators) else ()
+    return made(lambda: build.compare(symbol, lift(left), lift(right)), *sides, sources=(left, right))
 
 
 def _is_fixed(value: object) -> bool:
@@ -338,7 +387,7 @@ def _slice(vector: Expr, channels: object) -> Expr:
     stop = length if channels.stop is None else build.integer(lift(channels.stop), "a slice bound")
     if stop is None:
         raise TypeError("unreachable: the length is known where the stop is left out")
-    return Slice(vector, start, stop)
+    return Slice(build.floating(vector, "a slice of channels"), start, stop)
 
 
 def _channels(vector: Expr) -> Expr | None:

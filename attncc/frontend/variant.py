@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType, FunctionType
 from typing import Any, Concatenate, ParamSpec
 
@@ -13,16 +13,17 @@ from attncc.binding import VariantFactory
 from attncc.diagnostics import AttnccError, LanguageError, Span, TracingError
 from attncc.frontend import parameters as forms
 from attncc.frontend.at import At
-from attncc.frontend.hooks import BranchHooks, Hooks
+from attncc.frontend.finish import assemble
+from attncc.frontend.hooks import Hooks
 from attncc.frontend.location import FunctionPlace, caller, function_place
 from attncc.frontend.trace import Trace, tracing
 from attncc.frontend.value import TensorValue
 from attncc.frontend.value import Value as Symbol
 from attncc.ir.definition import Definition, check_value
-from attncc.ir.nodes import INPUTS, Branch, Emit, Expr, Input, Operand, Param, ParamDecl, Tensor, Variant
+from attncc.ir.nodes import Input, Operand, Param, ParamDecl, Tensor, Variant
+from attncc.ir.placement import place
 from attncc.ir.types import Value
-from attncc.ir.verify import emit_axis, verify
-from attncc.ir.walk import walk
+from attncc.ir.verify import verify
 
 P = ParamSpec("P")
 
@@ -205,20 +206,13 @@ def _trace(function: FunctionType, declared: _Signature, constants: Mapping[str,
             got="None" if stated is None else f"{type(stated).__name__}",
             help="end the function with `return hooks(logits=..., mask=...)`",
         )
-    result = Variant(
-        function.__name__,
-        tuple(item.constant() for item in runtime),
-        tensors,
-        operands,
-        tuple(trace.requires),
-        _branches(trace, stated),
-        None if stated.output is None else trace.number_indices(stated.output),
-        tuple(_emit(trace, name, value) for name, value in stated.emits.items()),
-        trace.spans,
-    )
+    params = tuple(item.constant() for item in runtime)
+    result, statements = assemble(function.__name__, params, tensors, operands, trace.requires, stated)
+    result = replace(result, spans=statements.spans())
     try:
         verify(result)
-    except AttnccError as error:
+    except LanguageError as error:
+        place(error, result, statements.records)
         raise error.with_span(name_span) from None
     return result
 
@@ -247,28 +241,3 @@ def _tensors(declared: _Signature, constants: dict[str, Value]) -> tuple[tuple[T
                 help='write `Query[Tensor, "num_heads, 64"]`; rows or keys are the tensor\'s own leading axis',
             )
     return tuple(tensors), tuple(operands)
-
-
-def _branches(trace: Trace, stated: Hooks) -> tuple[Branch, ...]:
-    if not stated.branches:
-        return (_branch(trace, "", stated.written),)
-    return tuple(_named_branch(trace, name, stated.written, own) for name, own in stated.branches.items())
-
-
-def _named_branch(trace: Trace, name: str, shared: Mapping[str, Expr], own: BranchHooks) -> Branch:
-    """A branch's hooks over the shared ones; the inputs they read are the branch's own."""
-    written = {**shared, **own.written}
-    nodes = [node for expr in written.values() for node in walk(expr) if isinstance(node, Input)]
-    moved: dict[Expr, Expr] = {
-        node: Input(node.name, name) for node in nodes if node.name in INPUTS and not node.branch
-    }
-    return _branch(trace, name, {hook: trace.replace(expr, moved) for hook, expr in written.items()})
-
-
-def _branch(trace: Trace, name: str, written: Mapping[str, Expr]) -> Branch:
-    return Branch(name, **{hook: trace.number_indices(expr) for hook, expr in written.items()})
-
-
-def _emit(trace: Trace, name: str, value: Expr) -> Emit:
-    numbered = trace.number_indices(value)
-    return Emit(name, emit_axis(numbered) or "row", numbered)

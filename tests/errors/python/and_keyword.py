@@ -1,0 +1,10 @@
+import attncc
+from attncc import At, hooks
+
+
+@attncc.variant
+def window(at: At, *, w: int = 128):
+    return hooks(mask=at.q >= at.k and at.q - at.k < w)
+
+
+window()

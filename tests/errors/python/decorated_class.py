@@ -1,0 +1,6 @@
+import attncc
+
+
+@attncc.variant
+class Causal:
+    pass

@@ -1,0 +1,12 @@
+import numpy as np
+
+import attncc
+from attncc import At, hooks
+
+
+@attncc.variant
+def softcap(at: At, *, cap: float = 50.0):
+    return hooks(logits=cap * np.tanh(at.score / cap))
+
+
+softcap()

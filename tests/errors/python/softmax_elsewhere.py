@@ -1,0 +1,10 @@
+import attncc
+from attncc import At, hooks, softmax
+
+
+@attncc.variant
+def sink(at: At):
+    return hooks(weight=softmax(sink=1.0))
+
+
+sink()

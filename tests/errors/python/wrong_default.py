@@ -1,0 +1,7 @@
+import attncc
+from attncc import At, hooks
+
+
+@attncc.variant
+def window(at: At, *, w: int = 128.0):
+    return hooks(mask=(at.q >= at.k) & (at.q - at.k < w))
