@@ -82,9 +82,9 @@ def inspect() -> Environment:
 
     packages = _packages()
     version = cuda_driver()
-    gpus = _gpus()
+    present = gpus()
     compiling = [Problem(error.message, error.help or "") for error in toolchain_problems()]
-    running = _running_problems(packages, version, gpus)
+    running = _running_problems(packages, version, present)
     cache = _cache()
     other = []
     if not cache.writable:
@@ -96,7 +96,7 @@ def inspect() -> Environment:
         platform=platform.platform(),
         packages=packages,
         driver=f"CUDA {version[0]}.{version[1]}" if version else None,
-        gpus=gpus,
+        gpus=present,
         cache=cache,
         problems=(*compiling, *running, *other),
         can_compile=not compiling,
@@ -156,7 +156,7 @@ def gpu_count() -> int:
 _MAJOR, _MINOR = 75, 76
 
 
-def _gpus() -> tuple[Gpu, ...]:
+def gpus() -> tuple[Gpu, ...]:
     from attncc.codegen.targets import best
     from attncc.diagnostics import AttnccError
 
@@ -183,14 +183,14 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def _running_problems(
-    packages: Mapping[str, str | None], driver: tuple[int, int] | None, gpus: tuple[Gpu, ...]
+    packages: Mapping[str, str | None], driver: tuple[int, int] | None, present: tuple[Gpu, ...]
 ) -> list[Problem]:
     """What keeps kernels from running here. A machine without a GPU still compiles and runs the reference."""
     from attncc.codegen.toolchain import wheels
 
     if driver is None:
         return [Problem("no NVIDIA driver: kernels compile here and run elsewhere", "install one to run kernels")]
-    if not gpus:
+    if not present:
         return [Problem("the driver reports no GPU", "check nvidia-smi and CUDA_VISIBLE_DEVICES")]
     problems: list[Problem] = []
     extra = "cuda13" if driver[0] >= 13 else "cuda12"

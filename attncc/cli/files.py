@@ -10,52 +10,39 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from attncc.diagnostics import ArtifactError, Source
+from attncc.diagnostics import ArtifactError, AttnccError, Source
 
 STDIN = "-"
 
 
 def read_source(path: str) -> Source:
-    """The text of a file, or of standard input for ``-``. Raises ArtifactError A0920 to A0923."""
+    """The text of a ``.attn`` file, or of standard input for ``-``. Raises LanguageError A0105, A0108 or A0112."""
+    from attncc.grammar.imports import decode_source, read_source
+
     if path == STDIN:
-        return Source("<stdin>", _decode(sys.stdin.buffer.read(), "<stdin>"))
-    with file_errors(path):
-        data = Path(path).read_bytes()
-    return Source(path, _decode(data, path))
-
-
-def _decode(data: bytes, name: str) -> str:
+        return decode_source("<stdin>", sys.stdin.buffer.read())
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ArtifactError(
-            "A0923",
-            f"{name} is not UTF-8 text",
-            expected="UTF-8",
-            got=f"byte 0x{data[error.start]:02x} in line {line}",
-            help="a .attn file is text; save it as UTF-8",
-        ) from error
+        return read_source(path)
+    except AttnccError as error:
+        if not os.path.exists(path):
+            error.help = _near(path) or error.help
+        raise
 
 
 @contextlib.contextmanager
 def file_errors(path: str) -> Iterator[None]:
-    """Turn what the operating system says about ``path`` into an ArtifactError: A0920, A0921 or A0922."""
+    """Turn what the operating system says about ``path`` into ArtifactError A0920."""
     try:
         yield
-    except FileNotFoundError as error:
-        folder = os.path.dirname(path) or "."
-        missing = f"no folder {folder}" if not os.path.isdir(folder) else "no such file"
-        raise ArtifactError(
-            "A0920", f"cannot open {path}: {missing}", help=_near(path) or "check the name, or use - for standard input"
-        ) from error
-    except IsADirectoryError as error:
-        raise ArtifactError(
-            "A0921", f"{path} is a folder", expected="a file", got="a folder", help="name a file in it"
-        ) from error
     except OSError as error:
+        folder = os.path.dirname(path) or "."
+        missing = isinstance(error, FileNotFoundError) and not os.path.isdir(folder)
         raise ArtifactError(
-            "A0922", f"cannot open {path}: {error.strerror}", help="check its permissions and its folder's"
+            "A0920",
+            f"cannot open `{path}`",
+            expected="a file that can be opened",
+            got=f"no folder {folder}" if missing else error.strerror or type(error).__name__,
+            help=_near(path) or "check the name, and the permissions of the file and its folder",
         ) from error
 
 
@@ -69,11 +56,13 @@ def _near(path: str) -> str | None:
     except OSError:
         return None
     match = difflib.get_close_matches(os.path.basename(path), names, n=1, cutoff=0.75)
-    return f"did you mean {os.path.join(folder, match[0])}?" if match else None
+    if not match or match[0] == os.path.basename(path):
+        return None
+    return f"did you mean `{os.path.join(folder, match[0])}`?"
 
 
 def write(path: str, data: bytes) -> None:
-    """Write a file whole or not at all; ``-`` is standard output. Raises ArtifactError A0920 to A0922."""
+    """Write a file whole or not at all; ``-`` is standard output. Raises ArtifactError A0920."""
     if path == STDIN:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)

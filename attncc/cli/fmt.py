@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -37,12 +38,11 @@ def command(format: str, files: tuple[str, ...], check: bool, diff: bool) -> int
 def _format(path: str, *, check: bool, diff: bool) -> bool:
     """Format one file; whether it changes."""
     from attncc.grammar import format as format_text
-    from attncc.grammar import parse
 
     source = read_source(path)
-    parse(source)  # errors name the file, which a bare text cannot
-    text = format_text(source.text)
-    changed = text != source.text
+    text = format_text(source.text, source.name)
+    # Bytes are compared: the source has its line ends and its byte order mark normalised already.
+    changed = text != source.text if path == STDIN else text.encode() != Path(path).read_bytes()
     if diff:
         if changed:
             print(_diff(source.name, source.text, text), end="")

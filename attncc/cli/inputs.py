@@ -133,7 +133,7 @@ def make_tensors(variant: Variant, shape: Shape, inputs: Mapping[str, str], seed
 
     Random floats are normal, random conditions true one time in sixteen, random integers rise from 0 to 3 along the
     last axis (four documents, four images, four segments). Raises CallError A0802 and A0809 to A0811, ArtifactError
-    A0920 to A0924.
+    A0920, A0921.
     """
     import numpy as np
 
@@ -268,7 +268,7 @@ def _dtype(storage: str) -> Any:
 def load(path: str) -> Array:
     """The array of a ``.npy`` file, or of a ``.safetensors`` file (its only tensor, or the one after a colon).
 
-    Raises ArtifactError A0920 to A0922, and A0924 for what is no such file.
+    Raises ArtifactError A0920 (cannot be opened) and A0921 (is no such file).
     """
     import numpy as np
 
@@ -277,7 +277,7 @@ def load(path: str) -> Array:
         return _safetensors(f"{name}.safetensors" if key else path, key)
     if not path.endswith(".npy"):
         raise ArtifactError(
-            "A0924",
+            "A0921",
             f"{path} is no tensor file",
             expected=".npy or .safetensors",
             got=path,
@@ -297,7 +297,7 @@ def _safetensors(path: str, key: str) -> Array:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise ArtifactError(
-            "A0924", "reading .safetensors needs the package `safetensors`", help="pip install safetensors"
+            "A0921", "reading .safetensors needs the package `safetensors`", help="pip install safetensors"
         ) from error
     with file_errors(path):
         with open(path, "rb"):  # the library's own error does not say which file
@@ -310,7 +310,7 @@ def _safetensors(path: str, key: str) -> Array:
         except (SafetensorError, TypeError, ValueError) as error:
             raise _damaged(path, error) from error
     raise ArtifactError(
-        "A0924",
+        "A0921",
         f"{path} has no tensor `{key}`" if key else f"{path} has {len(keys)} tensors",
         expected="one of " + ", ".join(keys),
         got=key or "none named",
@@ -331,4 +331,4 @@ def _numpy_or_float(file: Any, key: str) -> Any:
 
 def _damaged(path: str, error: Exception) -> ArtifactError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ArtifactError("A0924", f"{path} cannot be read as a tensor", got=reason, help="write the file again")
+    return ArtifactError("A0921", f"{path} cannot be read as a tensor", got=reason, help="write the file again")
