@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attncc.diagnostics import LanguageError, Span
 from attncc.grammar import tree
-from attncc.grammar.expressions import Expressions, scalar_type
+from attncc.grammar.expressions import Expressions, scalar_type, shape_problem
 from attncc.grammar.scope import Bound, Captured, Context, Scope, check_free, declared_twice, is_builtin
 from attncc.ir.definition import check_value
 from attncc.ir.extents import is_shape
@@ -172,7 +172,7 @@ def _dim(node: tree.Expr, scope: Scope, expressions: Expressions) -> Expr:
                 got=f"the parameter `{below.name}`",
                 help=f"declare it `const {below.name}`, or use a new name, which the tensor's shape binds",
             )
-    raise _bad_shape(node, f"a value of type {value.type.value}")
+    raise _bad_shape(node, shape_problem(value))
 
 
 def _bad_shape(node: tree.Expr, got: str) -> LanguageError:

@@ -273,7 +273,7 @@ class Expressions:
 
     def _conditional(self, node: tree.Conditional, scope: Scope, context: Context) -> Expr:
         cond = self.lower(node.cond, scope, context)
-        _demand(build.boolean, cond, "the condition of a selection", node.cond)
+        _demand(build.boolean, cond, "`if`", node.cond)
         then, other = self.lower(node.then, scope, context), self.lower(node.other, scope, context)
         with _at(node.span):
             return build.select(cond, then, other)
@@ -314,7 +314,7 @@ class Expressions:
                     help=f"to read a channel vector, index with `d`: `{tensor.name}[..., d]`",
                 )
             value = self.lower(index, scope, context)
-            _demand(build.integer, value, f"an index of `{tensor.name}`", index)
+            _demand(build.integer, value, f"`{tensor.name}[...]`", index)
             indices.append(build.cast(value, Type.I32))
         if len(indices) != len(tensor.dims):
             axes, given = len(tensor.dims), len(indices)
@@ -337,7 +337,7 @@ class Expressions:
                 "slice bounds are known before the kernel runs",
                 span=node.span,
                 expected="integers, constants and extents",
-                got=_not_shape(value),
+                got=shape_problem(value),
                 help="use head_dim, or declare the parameter `const`",
             )
         return value
@@ -392,7 +392,7 @@ class Expressions:
                 f"`{name}` goes over a comprehension",
                 span=node.span,
                 expected=f"{name}(expression for t in n)",
-                got=f"{len(node.arguments)} arguments",
+                got="no `for`",
                 help=f"write `{name}(x[t] for t in n)`; the sum over the channels is `dot(x, y)`",
             )
         if name in build.FUNCTIONS:
@@ -514,7 +514,7 @@ class Expressions:
                 "a comprehension goes over a fixed number of steps",
                 span=node.extent.span,
                 expected="an integer, a `const` parameter or the extent of a tensor",
-                got=_not_shape(extent),
+                got=shape_problem(extent),
                 help="declare the parameter `const`, or use the name a tensor's shape binds: `x: i32[n]`",
             )
         check_free(node.index)
@@ -623,7 +623,7 @@ def scalar_type(type: tree.TypeName) -> Type:
     )
 
 
-def _not_shape(value: Expr) -> str:
+def shape_problem(value: Expr) -> str:
     """Why a value is no shape, for the ``got`` line."""
     for node in walk(value):
         if isinstance(node, Param):

@@ -175,6 +175,8 @@ def scan(source: Source) -> Iterator[Token]:
         if group == "name":
             kind = KEYWORDS.get(word, "NAME")
         elif group == "symbol":
+            if word in "&|" and text.startswith(word, position):
+                raise _unexpected(source, start)
             kind = SYMBOLS[word]
             _check_bracket(source, kind, Token(kind, word, start, position), open_brackets)
         elif group == "number":
@@ -281,7 +283,7 @@ def _unexpected(source: Source, position: int) -> LanguageError:
     shown = pair if pair in _HINTS else char
     return LanguageError(
         "A0102",
-        f"unexpected character {_show(shown)}",
+        f"unexpected character {_show(shown)}" if len(shown) == 1 else f"there is no operator `{shown}`",
         span=Span(source, position, position + len(shown)),
         expected="a name, a number or an operator",
         got=_show(shown),

@@ -41,10 +41,12 @@ def _reduce(
     source: Source,
 ) -> None:
     """Apply every production that ends before ``token``, so that it can be shifted (or the input accepted)."""
+    # Reductions lose what else could have stood here, so an error looks at the states before them.
+    before = tuple(states)
     while True:
         action = automaton.states[states[-1]].get(token.kind)
         if action is None:
-            raise syntax_error(automaton, tuple(states), tuple(recent), token, source)
+            raise syntax_error(automaton, before, tuple(recent), token, source)
         if action >= 0:
             return
         rule = automaton.rules[-1 - action]

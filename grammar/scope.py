@@ -256,7 +256,7 @@ def unknown_name(name: str, span: Span, scope: Scope, *, callables: bool = False
         help = (
             f"declare it with `def {name}(...) = ...`, or import it"
             if callables
-            else f"declare it as a parameter of the variant, for example `{name}: f32`, or name a value with `let`"
+            else f"declare it as a parameter, for example `{name}: f32`, or name a value with `let`"
         )
     return LanguageError(
         "A0201",

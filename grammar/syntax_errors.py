@@ -36,7 +36,9 @@ def syntax_error(
     span = Span(source, token.start, token.end)
     if token.kind == END_OF_INPUT:
         message = "the file ends too early"
-    elif token.kind in _KEYWORD_OF and "NAME" in accepted and token.kind not in ("IF", "ELSE", "AND", "OR", "FOR"):
+    elif (
+        token.kind in _KEYWORD_OF and "NAME" in accepted and token.kind not in ("IF", "ELSE", "AND", "OR", "NOT", "FOR")
+    ):
         return LanguageError(
             "A0110",
             f"`{token.text}` is a word of the language",
@@ -80,7 +82,7 @@ def _describe(token: Token) -> str:
         case "END":
             return "`;`" if token.text == ";" else "the end of the line"
         case "STRING":
-            return "a text"
+            return "text"
         case _ if token.kind == END_OF_INPUT:
             return "the end of the file"
     shown = token.text if len(token.text) <= 40 else token.text[:37] + "..."
@@ -109,6 +111,8 @@ def _phrase(accepted: set[str]) -> str:
     elif {"LT", "GT"} <= rest:
         rest -= BINARY
         words.append("an operator")
+    if "ELSE" in accepted and "IF" not in accepted:
+        words.append("`else`")
     if END_OF_INPUT in rest:
         rest -= {END_OF_INPUT, "END"}
         words.append("the end of the statement")
@@ -134,6 +138,8 @@ def _help(accepted: set[str], recent: tuple[Token, ...], token: Token) -> str | 
         return _assignment_help(recent, token)
     if "ELSE" in accepted and kind in ("END", "RBRACE", "RPAR", "COMMA", END_OF_INPUT):
         return "a selection has two sides: `x if condition else y`"
+    if kind == "ASSIGN" and previous is not None and previous.kind == "MASK" and accepted == {"NAME"}:
+        return "the hook `mask` belongs inside a variant; `mask name = condition` declares one outside"
     if kind == "ASSIGN" and previous is not None and previous.kind in ("LT", "GT", "EQ", "NE", "PLUS", "MINUS", "STAR"):
         return f"there is no operator `{previous.text}=`"
     if kind == "ASSIGN" and "PLUS" in accepted:
@@ -155,8 +161,8 @@ def _help(accepted: set[str], recent: tuple[Token, ...], token: Token) -> str | 
         if kind in ("NAME", "INTEGER", "FLOAT", "LPAR", "MASK", *KEYWORDS.values()):
             return "an operator is missing, or a new line (or `;`) between two statements"
         return "a statement ends at the end of the line or at `;`"
-    if "PLUS" in accepted and kind in ("NAME", "INTEGER", "FLOAT"):
-        return "an operator or a comma is missing"
+    if "PLUS" in accepted and kind in ("NAME", "INTEGER", "FLOAT", "MASK", *KEYWORDS.values()):
+        return "an operator or a comma is missing, or a bracket is still open"
     if "INTEGER" in accepted and (kind in BINARY or kind in ("END", "RPAR", "RSQB", "RBRACE", "COMMA", END_OF_INPUT)):
         return "an operand is missing here"
     if accepted <= {"END", "RBRACE"} or accepted <= {"END", END_OF_INPUT}:
@@ -187,10 +193,12 @@ def _assignment_help(recent: tuple[Token, ...], token: Token) -> str:
     before = recent[-2].kind if len(recent) > 1 else None
     if before == "DEF":
         return f"a `def` has parentheses: def {previous.text}(x) = ..."
-    if previous.kind == "MASK":
+    if previous.kind == "MASK" and token.kind == "NAME":
         return "masks are declared outside the variant; inside, write `mask = expression`"
     if token.kind in ("EQ", "COLON"):
         return f"a single `=` gives `{previous.text}` its expression"
+    if token.kind in BINARY:
+        return f"there are no operators like `{token.text}=`; write `{previous.text} = expression`"
     if previous.text in _FOREIGN:
         return _FOREIGN[previous.text]
     return f"write `{previous.text} = expression`"

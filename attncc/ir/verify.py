@@ -277,6 +277,7 @@ def _require(variant: Variant, cond: Expr) -> None:
                 "`require` is checked at the call, before any element is read",
                 "parameters, extents and constants",
                 "a coordinate, an input or a tensor element",
+                "conditions on elements belong in `mask`",
             )
 
 
@@ -346,7 +347,15 @@ def _place(variant: Variant, name: str, expr: Expr, *, branches: Iterable[str]) 
         kind = node.kind if isinstance(node, Reduce) else "after" if isinstance(node, After) else None
         if kind is not None and kind not in hook.reductions:
             places = [other for other, rule in HOOKS.items() if kind in rule.reductions]
-            raise _error(variant, node, "A0404", f"`{kind}` cannot stand in `{name}`", " or ".join(places), name)
+            raise _error(
+                variant,
+                node,
+                "A0404",
+                f"`{kind}` cannot stand in `{name}`",
+                " or ".join(places),
+                name,
+                _REDUCTION_HELP.get(kind),
+            )
     below = axes_below(expr)
     extra = below[expr] - hook.axes
     if extra:
@@ -362,6 +371,12 @@ def _place(variant: Variant, name: str, expr: Expr, *, branches: Iterable[str]) 
         )
 
 
+_REDUCTION_HELP = {
+    "after": "`after(x)` sums x over the later keys of a row, which only `weight` can use",
+    "expect": "averages over the keys exist once the row is finished: write `emit name = expect(x)`",
+    "rowmax": "maxima over the keys exist once the row is finished: write `emit name = rowmax(x)`",
+    "colsum": "sums over the rows are an output of their own: write `emit name = colsum(x)`",
+}
 _READ_HELP = {
     ("mask", "score"): "a mask never reads the score; to drop low scores use `logits = where(score > t, score, -inf)`",
     ("mask", "logits"): "a mask never reads the logits; use `logits = where(cond, score, -inf)`",
