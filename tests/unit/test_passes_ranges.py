@@ -1,0 +1,108 @@
+"""Loop bounds never lose a pair and never call a partial tile full; understood masks get the smallest."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+
+from attncc.ir.verify import verify
+from attncc.passes.canonicalize import canonicalize
+from attncc.passes.ranges import tile_program
+from attncc.passes.tile_program import Environment, TileProgram, TileRange
+from tests.evaluator import Point, evaluate
+from tests.unit.mask_cases import CASES, EXTENTS, MaskCase, draw_tensor
+
+GROUP, NUM_KV_HEADS = 2, 2
+# qo_len, kv_len, q_start, k_start; None: rows are the newest tokens.
+GEOMETRIES = (
+    (70, 70, None, 0),
+    (33, 97, None, 0),
+    (1, 130, None, 0),
+    (90, 40, None, 0),
+    (50, 60, 25, 200),
+    (45, 80, 300, 260),
+    (64, 64, -20, -31),
+)
+TILES = (1, 16, 64)
+
+
+def _geometries(random: np.random.Generator) -> list[dict[str, int]]:
+    found = []
+    for qo_len, kv_len, q_start, k_start in GEOMETRIES:
+        start = k_start + kv_len - qo_len if q_start is None else q_start
+        found.append({"qo_len": qo_len, "kv_len": kv_len, "q_start": start, "k_start": k_start, "b": 1, "batch": 3})
+    return found
+
+
+def _truth(case: MaskCase, geometry: dict[str, int], params: dict[str, int], tensors: dict[str, np.ndarray], h: int):
+    row, col = np.arange(geometry["qo_len"])[:, None], np.arange(geometry["kv_len"])[None, :]
+    coords = {
+        "row": row,
+        "col": col,
+        "q": geometry["q_start"] + row,
+        "k": geometry["k_start"] + col,
+        "own": row + geometry["kv_len"] - geometry["qo_len"],
+        "b": geometry["b"],
+        "h": h,
+        "hk": h // GROUP,
+    }
+    mask = evaluate(case.mask, Point(coords, {**EXTENTS, **geometry}, params, tensors))
+    return np.broadcast_to(mask, (geometry["qo_len"], geometry["kv_len"]))
+
+
+def _check(case: MaskCase, truth: np.ndarray, ranges: list[TileRange], first: int, last: int) -> None:
+    """``truth`` [heads, rows of the tile, kv_len] against the ranges of rows [first, last)."""
+    covered = np.zeros(truth.shape[-1], bool)
+    full = np.zeros(truth.shape[-1], bool)
+    end = 0
+    for item in ranges:
+        assert end <= item.lo < item.hi <= truth.shape[-1], "ranges ascend inside [0, kv_len)"
+        end = item.hi
+        covered[item.lo : item.hi] = True
+        full[item.lo : item.hi] = not item.partial
+    seen, all_see = truth.any((0, 1)), truth.all((0, 1))
+    assert not (seen & ~covered).any(), f"rows [{first}, {last}) attend columns outside {ranges}"
+    assert not (full & ~all_see).any(), f"rows [{first}, {last}) do not attend all of {ranges}"
+    if case.exact:
+        assert (covered == seen).all(), f"rows [{first}, {last}): {ranges} visits more than {np.flatnonzero(seen)}"
+        assert (full == all_see).all(), f"rows [{first}, {last}): {ranges} proves less than {np.flatnonzero(all_see)}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_ranges_against_every_pair(case: MaskCase) -> None:
+    variant = canonicalize(case.variant())
+    verify(variant)
+    program = tile_program(variant)
+    program = TileProgram.from_json(json.loads(json.dumps(program.to_json())))
+    random = np.random.default_rng(7)
+    for geometry, values in product(_geometries(random), product(*case.params.values())):
+        params = dict(zip(case.params, values, strict=True))
+        sizes = {**EXTENTS, **geometry, "num_heads": GROUP * NUM_KV_HEADS}
+        tensors = {name: draw_tensor(name, sizes, random) for name in case.tensors}
+        heads = np.stack([_truth(case, geometry, params, tensors, h) for h in range(GROUP * NUM_KV_HEADS)])
+        for hk, tile in product(range(NUM_KV_HEADS), TILES):
+            for row_lo in range(0, geometry["qo_len"], tile):
+                row_hi = min(row_lo + tile, geometry["qo_len"])
+                inputs = {**geometry, "row_lo": row_lo, "rows": row_hi - row_lo, "hk": hk, "group": GROUP}
+                ranges = program.evaluate(Environment(inputs, params, sizes, tensors))
+                _check(case, heads[hk * GROUP : hk * GROUP + GROUP, row_lo:row_hi], ranges, row_lo, row_hi)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_programs_stay_small(case: MaskCase) -> None:
+    program = tile_program(canonicalize(case.variant()))
+    assert len(program.code) <= 120
+    assert len(program.cover) <= 4
+    assert len(program.full) <= 4
+
+
+def test_causal_program_is_what_one_would_write() -> None:
+    (case,) = (case for case in CASES if case.name == "1 causal")
+    program = tile_program(canonicalize(case.variant()))
+    names = [instruction[0] for instruction in program.code]
+    assert len(program.cover) == len(program.full) == 1
+    assert names.count("select") == 0
+    assert len(program.code) <= 12
