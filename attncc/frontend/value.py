@@ -226,8 +226,7 @@ class Value(Operators):
 
     def __getitem__(self, channels: slice) -> Value:
         """Channels ``[start, stop)`` of a channel vector such as ``at.query``."""
-        bounds = (channels.start, channels.stop) if isinstance(channels, slice) else ()
-        return made(lambda: _slice(self.expr, channels), sources=(self, *bounds))
+        return made(lambda: _slice(self.expr, channels), sources=(self, *_bounds(channels)))
 
     def __repr__(self) -> str:
         return f"<symbolic {self.expr.type.value}>"
@@ -363,6 +362,10 @@ def _is_fixed(value: object) -> bool:
         and all(node.operands or isinstance(node, Const | Param) for node in walk(value.expr))
         and any(isinstance(node, Param) for node in walk(value.expr))
     )
+
+
+def _bounds(channels: object) -> tuple[object, ...]:
+    return (channels.start, channels.stop) if isinstance(channels, slice) else ()
 
 
 def _slice(vector: Expr, channels: object) -> Expr:
