@@ -112,6 +112,8 @@ class Manifest:
     launch: LaunchRule
     abi: Abi
     features: tuple[str, ...]
+    own_scale: bool  # the variant computes sm_scale where a call gives none
+    alignment: int  # of every row of q, k, v and out, in bytes
     explicit_starts: bool  # False: the variant indexes tokens by position, so a call may not give starts
     bounds: Any  # the tile-range program, or None where every tile is visited
     toolchain: Mapping[str, str]

@@ -16,13 +16,13 @@ import attncc.codegen
 import attncc.ir
 import attncc.passes
 from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, Word, digest
+from attncc.binding import refuses_starts, shape_text
 from attncc.cache import Cache, cache_key, default_cache, tree_hash
 from attncc.codegen.nvrtc import FLAGS, Compiled, compile_cuda
-from attncc.codegen.select import Choice, KernelSpec, choose, features
+from attncc.codegen.select import ALIGNMENT, Choice, KernelSpec, choose, features
 from attncc.codegen.toolchain import toolchain
-from attncc.ir.nodes import Coord, Extent, Load, Variant
+from attncc.ir.nodes import Variant
 from attncc.ir.text import dump
-from attncc.ir.walk import walk
 from attncc.passes.canonicalize import canonicalize
 
 if TYPE_CHECKING:
@@ -201,7 +201,9 @@ class Stages:
             launch=LaunchRule(grid=tuple(rule["grid"]), threads=rule["block"], smem=rule["smem"]),
             abi=_abi(self.variant, self.source),
             features=tuple(sorted(features(self.variant).hooks)),
-            explicit_starts=not indexes_by_position(self.variant),
+            own_scale=self.variant.branches[0].sm_scale is not None,
+            alignment=ALIGNMENT,
+            explicit_starts=refuses_starts(self.variant) is None,
             bounds=None,
             toolchain={"nvrtc": toolchain().nvrtc, "cuda-bindings": toolchain().bindings},
             hashes={
@@ -214,26 +216,8 @@ class Stages:
         return Artifact(key=self.key, manifest=manifest, cubin=made.cubin)
 
 
-def indexes_by_position(variant: Variant) -> bool:
-    """Whether a token axis of a captured tensor is indexed by q or k.
-
-    Then positions must be storage indices, and a call may not move them with explicit starts.
-    """
-    tokens = {Extent("kv_len"), Extent("qo_len")}
-    for _, root in variant.roots():
-        for node in walk(root):
-            if not isinstance(node, Load):
-                continue
-            for dim, index in zip(variant.tensor(node.tensor).dims, node.indices, strict=True):
-                by_position = any(isinstance(part, Coord) and part.axis in ("q", "k") for part in walk(index))
-                if by_position and dim in tokens:
-                    return True
-    return False
-
-
 def _abi(variant: Variant, source: KernelSource) -> Abi:
     """The parameter block as the runtime fills it: launch's words, then those of every parameter and tensor."""
-    from attncc.codegen.emit.formula import formula
     from attncc.codegen.launch_block import LAUNCH_FIELDS, place, scalar_fields, tensor_fields
 
     words = [Word(f"launch.{field.name}", field.ctype, field.offset) for field in LAUNCH_FIELDS]
@@ -255,7 +239,7 @@ def _abi(variant: Variant, source: KernelSource) -> Abi:
             Capture(
                 tensor.name,
                 tensor.storage.value,
-                tuple(formula(dim) for dim in tensor.dims),
+                tuple(shape_text(dim) for dim in tensor.dims),
                 source.block.field(tensor.name).member,
             )
             for tensor in variant.tensors

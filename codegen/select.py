@@ -18,6 +18,7 @@ FAMILIES = ("mma_sm80",)
 DTYPES = ("f16", "bf16")
 LAYOUTS = ("contiguous",)
 MAX_HEAD_DIM = 1024
+ALIGNMENT = 16  # bytes: what cp.async, TMA and a vector store move at once
 
 
 @dataclass(frozen=True)

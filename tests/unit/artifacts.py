@@ -31,6 +31,8 @@ def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
                 tensors=(Capture("slopes", "f32", ("num_heads",), "slopes"),),
             ),
             features=("logits", "mask"),
+            own_scale=False,
+            alignment=16,
             explicit_starts=True,
             bounds={"ranges": [[0, 1]]},
             toolchain={"nvrtc": "13.0.88"},
