@@ -34,9 +34,14 @@ class _Line:
         return not self.tokens and self.comment is None
 
     @property
-    def is_hook(self) -> bool:
-        kinds = [token.kind for token in self.tokens[:2]]
-        return not self.continues and len(kinds) == 2 and kinds[0] in ("NAME", "MASK") and kinds[1] == "ASSIGN"
+    def column(self) -> tuple[str, int]:
+        """For a hook or an emit, what it is and the width in front of its ``=``."""
+        kinds = [token.kind for token in self.tokens[:3]]
+        if not self.continues and kinds[:2] in (["NAME", "ASSIGN"], ["MASK", "ASSIGN"]):
+            return "hook", len(self.tokens[0].text)
+        if not self.continues and kinds == ["EMIT", "NAME", "ASSIGN"]:
+            return "emit", len("emit ") + len(self.tokens[1].text)
+        return "", 0
 
 
 def format(source: Source) -> str:
@@ -46,7 +51,7 @@ def format(source: Source) -> str:
     """
     parse(source)
     lines = _tidy(_indent(_split(source)))
-    columns = _hook_columns(lines)
+    columns = _columns(lines)
     text = "\n".join(_render(line, column) for line, column in zip(lines, columns, strict=True))
     return text + "\n" if text else ""
 
@@ -69,24 +74,24 @@ def _comment(text: str) -> str:
 
 
 def _indent(lines: list[_Line]) -> list[_Line]:
-    braces = brackets = 0
+    braces = 0
+    brackets: list[int] = []  # for every open ( or [, the depth of the line it stands in
     previous: Token | None = None
     for line in lines:
         first = line.tokens[0].kind if line.tokens else None
-        closes = first in ("RBRACE", "RPAR", "RSQB")
-        line.continues = brackets > 0 or (
-            previous is not None
-            and (
-                (previous.kind in OPEN_ENDED and previous.kind not in ("LBRACE", "END"))
-                or first in BINARY
-                or first == "LBRACE"
-            )
-        )
         line.previous = previous
-        line.depth = max(0, braces - (first == "RBRACE")) + (line.continues and not closes and first != "LBRACE")
+        goes_on = previous is not None and previous.kind in OPEN_ENDED and previous.kind != "LBRACE"
+        line.continues = bool(brackets) or goes_on or (first in BINARY and previous is not None)
+        if brackets:
+            line.depth = brackets[-1] + (first not in ("RPAR", "RSQB"))
+        else:
+            line.depth = max(0, braces - (first == "RBRACE")) + line.continues
         for token in line.tokens:
             braces += (token.kind == "LBRACE") - (token.kind == "RBRACE")
-            brackets += (token.kind in ("LPAR", "LSQB")) - (token.kind in ("RPAR", "RSQB"))
+            if token.kind in ("LPAR", "LSQB"):
+                brackets.append(line.depth)
+            elif token.kind in ("RPAR", "RSQB") and brackets:
+                brackets.pop()
             previous = token
     return lines
 
@@ -104,42 +109,41 @@ def _tidy(lines: list[_Line]) -> list[_Line]:
     return kept
 
 
-def _hook_columns(lines: list[_Line]) -> list[int]:
-    """For each line the width its hook name is padded to: the longest of the run it belongs to."""
+def _columns(lines: list[_Line]) -> list[int]:
+    """For each line the column of its ``=``, the same in a run of hooks and in a run of emits; 0 for other lines."""
     columns = [0] * len(lines)
-    run: list[int] = []
-
-    def close() -> None:
-        width = max((len(lines[i].tokens[0].text) for i in run), default=0)
-        for i in run:
-            columns[i] = width
-        run.clear()
-
+    runs: list[tuple[str, int, list[int]]] = []
+    open_run = False
     for i, line in enumerate(lines):
-        if line.is_hook and (not run or lines[run[-1]].depth == line.depth):
-            run.append(i)
-        elif not line.continues or line.is_blank:
-            close()
-            if line.is_hook:
-                run.append(i)
-    close()
+        kind, width = line.column
+        columns[i] = width
+        if kind and open_run and runs[-1][:2] == (kind, line.depth):
+            runs[-1][2].append(i)
+        elif kind:
+            runs.append((kind, line.depth, [i]))
+        open_run = bool(kind) or (open_run and line.continues and not line.is_blank)
+    for _, _, members in runs:
+        widest = max(columns[i] for i in members)
+        for i in members:
+            columns[i] = widest
     return columns
 
 
 def _render(line: _Line, column: int) -> str:
-    parts: list[str] = []
+    text = ""
     brackets: list[str] = []
     before, last = None, line.previous
     for i, token in enumerate(line.tokens):
+        if token.kind == "ASSIGN" and column and len(text) <= column and not brackets:
+            text = text.ljust(column)
         if last is not None and i > 0 and _space(before, last, token, brackets):
-            parts.append(" ")
-        parts.append(token.text.ljust(column) if i == 0 else token.text)
-        before, last = last, token
+            text += " "
+        text += token.text
         if token.kind in ("LPAR", "LSQB"):
             brackets.append(token.kind)
         elif token.kind in ("RPAR", "RSQB") and brackets:
             brackets.pop()
-    text = "".join(parts).rstrip()
+        before, last = last, token
     if line.comment is not None:
         text = f"{text}  {line.comment}" if text else line.comment
     return " " * (INDENT * line.depth) + text if text else ""
