@@ -140,8 +140,8 @@ Tensors are given when the variant is called; a default would be a hidden alloca
         "an unknown name of `at`, of a value, or of a hook",
         """
 `at` has the coordinates `b h hk row col q k own d`, the inputs `sm_scale query key value score logits prob out total
-lse` and the sizes `batch num_heads num_kv_heads head_dim head_dim_v qo_len kv_len`. `hooks` takes `sm_scale query key value
-score logits mask weight normalize output emit branches`. Functions are no methods:
+lse` and the sizes `batch num_heads num_kv_heads head_dim head_dim_v qo_len kv_len`. `hooks` takes `sm_scale query key
+value score logits mask weight normalize output emit branches`. Functions are no methods:
 
     (at.score / 30.0).tanh()      # fails
     tanh(at.score / 30.0)         # works: from attncc import tanh
