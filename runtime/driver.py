@@ -47,11 +47,11 @@ def bindings() -> Any:
 
 
 def call(result: tuple[Any, ...]) -> Any:
-    """The value of a driver call. Raises ToolchainError A1011 naming its status."""
+    """The value of a driver call. Raises ToolchainError A1013 naming its status."""
     status = result[0]
     if int(status) != 0:
         raise ToolchainError(
-            "A1011",
+            "A1013",
             f"the CUDA driver answered {status.name}",
             help="an earlier kernel on this device may have failed; CUDA_LAUNCH_BLOCKING=1 shows which",
         )
@@ -159,7 +159,7 @@ class Staging:
 
     def _take(self, stream: int, size: int, *, reuse: bool) -> tuple[int, Any]:
         if size > SLOT_BYTES:
-            raise ToolchainError("A1011", f"a parameter block of {size} bytes", expected=f"at most {SLOT_BYTES}")
+            raise ToolchainError("A1013", f"a parameter block of {size} bytes", expected=f"at most {SLOT_BYTES}")
         busy = self._busy.get(stream)
         # In one stream the oldest copy is done first.
         if reuse and busy and int(bindings().cuEventQuery(busy[0][1])[0]) == 0:

@@ -98,8 +98,8 @@ The tensor has more or fewer axes than its declaration.
         "a tensor whose shape does not fit the call",
         """
 Each axis of a captured tensor is declared as a size: of the call (`batch num_heads num_kv_heads head_dim head_dim_v
-qo_len kv_len`), an expression of sizes, or a new name, which the first tensor that has it as a bare axis binds. On `qo_len` and
-`kv_len` axes of a padded batch the size is that of the storage, the longest request.
+qo_len kv_len`), an expression of sizes, or a new name, which the first tensor that has it as a bare axis binds. On
+`qo_len` and `kv_len` axes of a padded batch the size is that of the storage, the longest request.
 
     alibi(slopes=torch.zeros(4))   # fails for 8 query heads: slopes is f32[num_heads]
 """,
@@ -126,7 +126,172 @@ The variant states what its parameters and sizes must meet, and this call does n
         "a `require` condition on a value that lies on the device",
         """
 A condition over a parameter given as one value per request is checked on the host. Reading an array on the device would
-wait for it, which attncc never does behind your back: pass the values in host memory, one Python number, or drop the condition.
+wait for it, which attncc never does behind your back: pass the values in host memory, one Python number, or drop the
+condition.
+""",
+    ),
+    "A0830": Entry(
+        "unknown layout",
+        """
+`layout` says where the head axis of q, k, v and out stands: "nhd" is [batch, len, heads, dim], "hnd" is
+[batch, heads, len, dim], which is what PyTorch's `scaled_dot_product_attention` takes.
+
+    attncc.attention(q, k, v, layout="bshd")    # fails
+    attncc.attention(q, k, v, layout="nhd")     # works
+""",
+    ),
+    "A0831": Entry(
+        "this variant takes no explicit starts",
+        """
+A captured tensor of the variant lies over storage (`kv_len` or `qo_len`) and is indexed by a position (`q` or `k`).
+With `q_start` or `k_start` given, positions are no longer storage indices, and the tensor would be read in the wrong
+place. Index it by `own`, `row` or `col`:
+
+    mask = doc[b, q] == doc[b, k] and causal      # refuses explicit starts
+    mask = doc[b, own] == doc[b, col] and causal  # takes them
+""",
+    ),
+    "A0832": Entry(
+        "not a tensor",
+        """
+q, k, v, `out` and captured tensors are torch tensors, cupy arrays or numpy arrays. Lists and scalars are not converted.
+""",
+    ),
+    "A0833": Entry(
+        "tensors on different devices",
+        """
+Everything a call reads or writes lies on one device and q, k, v and out come from one library: attncc copies nothing
+behind your back. CPU tensors run the reference, CUDA tensors a kernel.
+
+    attncc.attention(q.cuda(), k.cuda(), v.cuda(), alibi(slopes=s))          # fails: s is on the CPU
+    attncc.attention(q.cuda(), k.cuda(), v.cuda(), alibi(slopes=s.cuda()))   # works
+""",
+    ),
+    "A0834": Entry(
+        "wrong number of dimensions",
+        """
+q, k and v have four dimensions. A single request has a batch axis of 1: `q[None]`.
+""",
+    ),
+    "A0835": Entry(
+        "shapes do not fit together",
+        """
+q, k and v agree in batch; q and k in head_dim; k and v in length and heads. `layout` says which axis is which.
+""",
+    ),
+    "A0836": Entry(
+        "query heads cannot share the KV heads",
+        """
+Each KV head serves a group of query heads of the same size, so the number of query heads is a multiple of the number
+of KV heads. The wrong `layout` is a common cause: then lengths are read as heads.
+""",
+    ),
+    "A0837": Entry(
+        "wrong dtype",
+        """
+q, k and v have one float dtype: f16 or bf16 on a GPU; f32 and f64 as well on a CPU. Convert them before the call.
+
+    attncc.attention(q.half(), k.bfloat16(), v.bfloat16())    # fails
+    attncc.attention(q.half(), k.half(), v.half())            # works
+""",
+    ),
+    "A0838": Entry(
+        "an input requires a gradient",
+        """
+attncc is forward only: it would silently cut the graph. Call it in inference mode, or detach the input.
+
+    attncc.attention(q, k, v)              # fails while q.requires_grad
+    with torch.no_grad():
+        attncc.attention(q, k, v)          # works
+""",
+    ),
+    "A0839": Entry(
+        "the last dimension is not contiguous",
+        """
+Any strides will do, but the channels of one row lie side by side. A transpose that moves the last axis breaks this.
+
+    attncc.attention(q.mT, k, v)                  # fails
+    attncc.attention(q.mT.contiguous(), k, v)     # works
+""",
+    ),
+    "A0840": Entry(
+        "rows are not aligned",
+        """
+Kernels move 16 bytes at a time, so every row of q, k, v and out starts at a multiple of 16 bytes: the tensor's start
+and its batch, head and token strides. A slice that begins in the middle of a buffer, `buffer[1:]` of an odd width,
+breaks this. Copy it, or pad the buffer's rows.
+""",
+    ),
+    "A0841": Entry(
+        "`out` cannot take the result",
+        """
+`out` is laid out, typed and placed as q is, with head_dim_v channels; no two of its elements share memory, and it
+shares none with q, k and v, which other blocks still read while it is written.
+
+    attncc.attention(q, k, v, out=q)                          # fails
+    attncc.attention(q, k, v, out=torch.empty_like(q))        # works when head_dim_v == head_dim
+""",
+    ),
+    "A0842": Entry(
+        "starts and lengths",
+        """
+`q_start` and `k_start` are an int from 0 on, or one i32 per request; `qo_lens` and `kv_lens` one i32 per request, at
+most the length of the storage. Tensors lie on the device of q; torch makes int64 by default:
+
+    kv_lens=torch.tensor([17, 512])                                        # fails: int64
+    kv_lens=torch.tensor([17, 512], dtype=torch.int32, device=q.device)    # works
+""",
+    ),
+    "A0843": Entry(
+        "`sm_scale` is not a finite number",
+        """
+`sm_scale` is a finite number, or an f32 tensor with one value per request on the device of q. A scale per head is a
+part of the formula: write it into the variant, `sm_scale = scale[h]`.
+""",
+    ),
+    "A0844": Entry(
+        "too large for one launch",
+        """
+A launch has at most 65535 requests and 65535 KV heads, and counts packed query rows and keys in 32 bits. Split the
+batch into several calls.
+""",
+    ),
+    "A0846": Entry(
+        "this variant has no LSE",
+        """
+The log-sum-exp belongs to a softmax. A variant with `weight`, or with several branches, has none.
+""",
+    ),
+    "A0847": Entry(
+        "a parameter per request has the wrong shape",
+        """
+A parameter is one Python number, or a contiguous tensor with one value per request. A 0-d tensor on the GPU is neither:
+reading it would wait for the GPU.
+
+    gemma2(softcap=caps[:, 0])                  # fails: every other element
+    gemma2(softcap=caps[:, 0].contiguous())     # works
+""",
+    ),
+    "A0848": Entry(
+        "no GPU to compile for",
+        """
+`attncc.compile` takes the GPU of this machine as its target. Without one, name it:
+
+    attncc.compile(gemma2)                      # fails without a GPU
+    attncc.compile(gemma2, target="sm_90a")     # works
+""",
+    ),
+    "A0849": Entry(
+        "a shape is missing",
+        """
+`Compiled.resolve` takes the shapes of q, k and v, by name; those of captured tensors may be added to be checked too.
+""",
+    ),
+    "A0850": Entry(
+        "an extra operand does not fit",
+        """
+An operand declared `query[heads, dim]` is laid out as q is, one declared `key[heads, dim]` as k is, each with the heads
+and channels of its declaration.
 """,
     ),
 }

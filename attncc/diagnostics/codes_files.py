@@ -4,4 +4,24 @@ from __future__ import annotations
 
 from attncc.diagnostics.catalogue import Entry
 
-CODES: dict[str, Entry] = {}
+CODES: dict[str, Entry] = {
+    "A0910": Entry(
+        "no kernel there",
+        """
+A compiled kernel is a folder with `manifest.json` and `kernel.cubin`.
+""",
+    ),
+    "A0911": Entry(
+        "a damaged kernel",
+        """
+A kernel's manifest and code are covered by hashes, and one of them does not match: a disk error, or a file changed by
+hand. Entries of the cache are moved aside and built again by themselves; a folder of your own has to be made again.
+""",
+    ),
+    "A0912": Entry(
+        "a kernel of another version of attncc",
+        """
+The manifest was written in a form this version does not read. Compile the variant again.
+""",
+    ),
+}
