@@ -6,7 +6,7 @@ Tests hold passes, the reference and generated code against it. Arrays broadcast
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,21 +30,33 @@ class Point:
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def evaluate(expr: Expr, point: Point) -> Array:
-    """The value of ``expr``, of the numpy type of its IR type."""
+def evaluate(expr: Expr, point: Point, *, precise: bool = False) -> Array:
+    """The value of ``expr``, of the numpy type of its IR type; ``precise``: f32 formulas in float64."""
+    types = {**DTYPES, Type.F32: np.float64} if precise else DTYPES
+    done: dict[Expr, Array] = {}
     with np.errstate(all="ignore"):
-        return _evaluate(expr, point, {})
+        for node in _outside_loops(expr):
+            done[node] = np.asarray(_node(node, point, done, precise)).astype(types[node.type])
+    return done[expr]
 
 
-def _evaluate(expr: Expr, point: Point, memo: dict[Expr, Array]) -> Array:
-    if expr not in memo:
-        memo[expr] = np.asarray(_node(expr, point, memo)).astype(DTYPES[expr.type])
-    return memo[expr]
+def _outside_loops(root: Expr) -> Iterator[Expr]:
+    """Operands before users, iteratively; the body of a comprehension is evaluated by its Reduce, once an index."""
+    stack, seen = [(root, False)], set()
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            yield node
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            operands = node.operands[1:] if isinstance(node, Reduce) else node.operands
+            stack.extend((operand, False) for operand in operands)
 
 
-def _node(expr: Expr, point: Point, memo: dict[Expr, Array]) -> Any:
+def _node(expr: Expr, point: Point, done: Mapping[Expr, Array], precise: bool) -> Any:
     def value(operand: Expr) -> Array:
-        return _evaluate(operand, point, memo)
+        return done[operand]
 
     match expr:
         case Const():
@@ -56,7 +68,7 @@ def _node(expr: Expr, point: Point, memo: dict[Expr, Array]) -> Any:
         case Param():
             return np.asarray(point.params[expr.name], DTYPES[expr.type])
         case Input():
-            return np.asarray(point.inputs[expr.name], np.float32)
+            return np.asarray(point.inputs[expr.name])
         case Load():
             return _load(point.tensors[expr.tensor], [value(index) for index in expr.indices])
         case Cast():
@@ -71,7 +83,8 @@ def _node(expr: Expr, point: Point, memo: dict[Expr, Array]) -> Any:
             assert expr.extent is not None
             count = int(value(expr.extent))
             bodies = [
-                _evaluate(expr.body, replace(point, coords={**point.coords, expr.axis: i}), {}) for i in range(count)
+                evaluate(expr.body, replace(point, coords={**point.coords, expr.axis: i}), precise=precise)
+                for i in range(count)
             ]
             total: Any = {"sum": 0, "any": False, "all": True}[expr.kind]
             for body in bodies:
@@ -132,7 +145,7 @@ def _unary(op: str, x: Array, kind: Type) -> Any:
     if kind is Type.BOOL:
         return ~x
     if kind is Type.F32:
-        return _FLOAT_UNARY[op](x.astype(np.float64)).astype(np.float32)
+        return _FLOAT_UNARY[op](x.astype(np.float64))
     wide = x.astype(np.int64)
     return _wrap({"neg": -wide, "abs": np.abs(wide), "bitnot": ~wide}[op], kind)
 
@@ -154,13 +167,13 @@ def _float_binary(op: str, x: Array, y: Array) -> Any:
         case "add" | "sub" | "mul":
             return {"add": np.add, "sub": np.subtract, "mul": np.multiply}[op](x, y)
         case "div":
-            return np.where(y == 0, np.float32(0), x / np.where(y == 0, np.float32(1), y))
+            return np.where(y == 0, np.zeros_like(x), x / np.where(y == 0, 1, y))
         case "floordiv":
-            return np.where(y == 0, np.float32(0), np.floor_divide(x, np.where(y == 0, np.float32(1), y)))
+            return np.where(y == 0, np.zeros_like(x), np.floor_divide(x, np.where(y == 0, 1, y)))
         case "mod":
-            return np.where(y == 0, np.float32(0), np.remainder(x, np.where(y == 0, np.float32(1), y)))
+            return np.where(y == 0, np.zeros_like(x), np.remainder(x, np.where(y == 0, 1, y)))
         case "pow":
-            return np.power(x.astype(np.float64), y.astype(np.float64)).astype(np.float32)
+            return np.power(x.astype(np.float64), y.astype(np.float64))
         case "min":
             return np.fmin(x, y)
         case "max":

@@ -193,6 +193,33 @@ def masks(space: Space | None = None) -> st.SearchStrategy[Expr]:
     return joined | expressions(Type.BOOL, arbitrary)
 
 
+def smooth_logits() -> st.SearchStrategy[Expr]:
+    """Formulas of the score, ``c`` and ``slopes`` whose value moves little when an operation rounds differently."""
+    score, cap, slope = Input("score"), Param("c", Type.F32), Load("slopes", (Coord("h"),), Type.F32)
+    distance = Cast(Type.F32, Binary("sub", Coord("k"), Coord("q")))
+    numbers = st.sampled_from([0.5, -1.5, 2.0, 30.0]).map(build.f32)
+    free = st.sampled_from([cap, slope, distance, Binary("mul", slope, distance), Binary("div", slope, cap)]) | numbers
+    uniform = st.sampled_from([cap, Unary("neg", cap)]) | numbers
+    near = Binary("lt", Coord("k"), Coord("q"))
+
+    def binary(ops: str, left: st.SearchStrategy[Expr], right: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+        return st.builds(Binary, st.sampled_from(ops.split()), left, right)
+
+    def extend(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+        return st.one_of(
+            binary("add sub min max", inner, inner | free),
+            binary("add sub mul", free, inner),
+            binary("div", inner, uniform | st.just(build.f32(0.0))),
+            st.builds(Unary, st.sampled_from(["neg", "abs", "tanh", "sigmoid", "softplus"]), inner),
+            inner.map(lambda x: Unary("exp", Binary("min", x, build.f32(3.0)))),
+            inner.map(lambda x: Unary("log", Binary("add", Unary("abs", x), build.f32(1.0)))),
+            st.builds(Select, st.just(near), inner, inner | free),
+            inner.map(lambda x: Binary("mul", x, Unary("sigmoid", x))),
+        )
+
+    return st.recursive(st.just(score), extend, max_leaves=6)
+
+
 @st.composite
 def variants(draw: st.DrawFn, served: bool = False) -> Variant:
     """A variant the verifier accepts, with any hooks; ``served`` limits it to scale, logits, mask and sink."""
