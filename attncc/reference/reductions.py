@@ -118,10 +118,9 @@ def finish(state: State, *, sink: Array | None = None, denominator: Array | None
         above = np.maximum(top, sink)
         scale = np.exp(top - _anchor(above))
         top, total = above, total * scale + np.exp(sink - _anchor(above))
-    with np.errstate(divide="ignore"):
-        lse = np.where(total > 0, _anchor(top) + np.log(total), _NEGATIVE_INFINITY)
-    lse = np.where(np.isnan(total), np.nan, lse)
-    return Finished(_over(state.acc * scale[..., None], total), np.exp(lse), lse)
+    with np.errstate(divide="ignore", over="ignore"):
+        lse = np.where(total == 0, _NEGATIVE_INFINITY, _anchor(top) + np.log(total))
+        return Finished(_over(state.acc * scale[..., None], total), np.exp(lse), lse)
 
 
 def _anchor(top: Array) -> Array:
