@@ -43,12 +43,13 @@ def compute(bound: BoundVariant, tensors: Tensors, dtype: str, starts: Mapping[s
     )
 
     def call() -> Any:
-        return attention(q, k, v, moved, **starts)
+        return attention(q, k, v, moved, q_start=starts.get("q_start"), k_start=starts.get("k_start"))
 
     out = call()
     times = device.time(call, repeat)
-    kernel = compile_variant(moved).resolve((q, k, v))
-    return Computed(str(kernel), device.numpy(out), float(np.median(times)))
+    shape = tensors.shape
+    name = compile_variant(moved, dtype=dtype, head_dim=shape.head_dim, head_dim_v=shape.head_dim_v).name
+    return Computed(name, device.numpy(out), float(np.median(times)))
 
 
 class _Torch:

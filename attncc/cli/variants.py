@@ -183,19 +183,20 @@ def _value(decl: ParamDecl, text: str) -> Value:
     from attncc.ir.definition import check_value
     from attncc.ir.types import Type
 
+    expected, got = f"a value of type {decl.type.value}", text
     try:
         if decl.type is Type.BOOL:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
         value: Value = float(text) if decl.type is Type.F32 else int(text, 0)
         return check_value(decl.name, value, decl.type)
     except (ValueError, KeyError):
-        wrong = text
+        pass
     except LanguageError as error:
-        wrong = error.got or text
+        expected, got = error.expected or expected, error.got or got
     raise CallError(
         "A0804",
         f"`{decl.name}` is {decl.type.value}",
-        expected=f"a value of type {decl.type.value}",
-        got=wrong,
+        expected=expected,
+        got=got,
         help=f"for example -D {decl.name}={_EXAMPLES[decl.type.value]}",
     )

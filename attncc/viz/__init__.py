@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from attncc.binding import BoundVariant
     from attncc.viz.picture import Picture
 
-__all__ = ["picture", "show"]
+__all__ = ["draw_mask", "show"]
 
 
-def picture(bound: BoundVariant, *, cells: int = 512, tile: int | None = None, **shape: int) -> Picture:
+def draw_mask(bound: BoundVariant, *, cells: int = 512, tile: int | None = None, **shape: int) -> Picture:
     """The mask of a bound variant for one request and head: see ``attncc.viz.picture.draw`` for ``shape``.
 
     Raises CallError where a parameter or tensor does not fit.
@@ -31,4 +31,4 @@ def show(bound: BoundVariant, *, file: Any = None, tile: int | None = None, **sh
 
     stream = sys.stdout if file is None else file
     width = min(shutil.get_terminal_size((80, 24)).columns, 100)
-    print(terminal.render(picture(bound, cells=width - terminal.MARGIN, tile=tile, **shape)), file=stream)
+    print(terminal.render(draw_mask(bound, cells=width - terminal.MARGIN, tile=tile, **shape)), file=stream)
