@@ -130,6 +130,15 @@ wait for it, which attncc never does behind your back: pass the values in host m
 condition.
 """,
     ),
+    "A0820": Entry(
+        "sizes that make no attention",
+        """
+Every size is at least 1, query heads divide evenly among the KV heads, and a request or head to look at exists.
+
+    attncc viz alibi.attn --heads 8 --kv-heads 3      # wrong: 8 is no multiple of 3
+    attncc viz alibi.attn --heads 8 --kv-heads 2      # right
+""",
+    ),
     "A0830": Entry(
         "unknown layout",
         """

@@ -24,4 +24,20 @@ hand. Entries of the cache are moved aside and built again by themselves; a fold
 The manifest was written in a form this version does not read. Compile the variant again.
 """,
     ),
+    "A0920": Entry(
+        "a file cannot be opened",
+        """
+A file or folder named on the command line is missing, is of the other kind, or may not be read or written. The message
+says which. Output files are written whole or not at all, beside their final place, so their folder must be writable.
+""",
+    ),
+    "A0921": Entry(
+        "not a tensor file",
+        """
+`--input NAME=FILE` reads `.npy` files, as `numpy.save` writes them, and `.safetensors` files. Of a file with several
+tensors, name one after a colon:
+
+    attncc run alibi.attn --input slopes=model.safetensors:layers.0.slopes
+""",
+    ),
 }

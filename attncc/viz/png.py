@@ -14,12 +14,12 @@ MARGIN, LINE = 12, 16
 
 
 def render(picture: Picture) -> bytes:
-    """The PNG file. Raises ToolchainError A1010 without Pillow."""
+    """The PNG file. Raises ToolchainError A1020 without Pillow."""
     try:
         from PIL import Image, ImageColor, ImageDraw
     except ImportError as error:
         raise ToolchainError(
-            "A1010",
+            "A1020",
             "writing PNG needs Pillow, which is not installed",
             expected="pillow 10 or later",
             got="no such package in this environment",
