@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 from attncc.diagnostics import AttnccError, CallError, Note
 from attncc.ir.definition import Definition, check_value
 from attncc.ir.extents import evaluate
-from attncc.ir.nodes import Const, Coord, Expr, Extent, Load, Param, ParamDecl, Tensor, Variant
+from attncc.ir.nodes import Binary, Const, Coord, Expr, Extent, Load, Param, ParamDecl, Tensor, Variant
 from attncc.ir.types import Storage, Type, Value
 from attncc.ir.walk import rewrite, walk
 
@@ -134,16 +134,14 @@ class VariantFactory(Generic[P]):
 
     def instantiate(self, constants: Mapping[str, Value]) -> tuple[Mapping[str, Value], Variant]:
         """All constants with their values, and the verified canonical variant for them."""
-        key = tuple(sorted((name, repr(value)) for name, value in constants.items()))
+        filled = {declared.name: declared.default for declared in self.definition.constants} | dict(constants)
+        known = {name: value for name, value in filled.items() if value is not None}
+        key = tuple((name, repr(value)) for name, value in known.items())
         built = self._built.get(key)
         if built is None:
             from attncc.passes.canonicalize import canonicalize
 
-            variant = canonicalize(self.definition.instantiate(constants))
-            defaults = {declared.name: declared.default for declared in self.definition.constants}
-            filled = {name: constants.get(name, default) for name, default in defaults.items()}
-            known = {name: value for name, value in filled.items() if value is not None}
-            built = self._built[key] = (known, variant)
+            built = self._built[key] = (known, canonicalize(self.definition.instantiate(known)))
         return built
 
     def _check_names(self, given: Mapping[str, Any], variant: Variant) -> None:
@@ -390,23 +388,28 @@ def _unbound(tensor: Tensor, axis: int, dim: Expr, extents: Mapping[str, int]) -
     )
 
 
-_SIGNS = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%"}
+_SIGNS = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "floordiv": ("//", 2), "mod": ("%", 2)}
 
 
 def shape_text(dim: Expr) -> str:
     """A shape expression as a person writes it."""
-    done: dict[Expr, str] = {}
+    done: dict[Expr, tuple[str, int]] = {}  # text, how tightly it binds
     for node in walk(dim):
-        parts = [done[operand] for operand in node.operands]
-        if isinstance(node, Const):
-            done[node] = str(node.value)
+        if isinstance(node, Binary) and node.op in _SIGNS:
+            sign, level = _SIGNS[node.op]
+            (left, left_level), (right, right_level) = done[node.left], done[node.right]
+            left = left if left_level >= level else f"({left})"
+            right = right if right_level > level else f"({right})"
+            done[node] = f"{left} {sign} {right}", level
+        elif isinstance(node, Binary):
+            done[node] = f"{node.op}({done[node.left][0]}, {done[node.right][0]})", 3
+        elif isinstance(node, Const):
+            done[node] = str(node.value), 3
         elif isinstance(node, Extent):
-            done[node] = node.name
+            done[node] = node.name, 3
         else:
-            op = str(getattr(node, "op", type(node).__name__))
-            text = f" {_SIGNS[op]} ".join(parts) if op in _SIGNS else f"{op}({', '.join(parts)})"
-            done[node] = text if node is dim or op not in _SIGNS else f"({text})"
-    return done[dim]
+            raise ValueError(f"{type(node).__name__} in a shape expression")
+    return done[dim][0]
 
 
 def check_requires(variant: Variant, params: Mapping[str, Any], extents: Mapping[str, int]) -> None:
