@@ -2,7 +2,16 @@
 #pragma once
 #include "device/smem.cuh"
 
+#ifdef ATTNCC_EMULATOR
+#include ATTNCC_EMULATOR
+#else
 namespace attncc {
+
+// The same pointer, of which the compiler knows nothing.
+__device__ __forceinline__ const char* opaque(const char* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
 
 // PTX ISA 9.7.9.25.3 cp.async. Reads 16 bytes at `source` when `valid`, none otherwise; writes 16 bytes at shared address
 // `target`, zeros when not valid. Both 16-byte aligned. L2 is asked for the whole 128-byte line.
@@ -22,3 +31,4 @@ __device__ __forceinline__ void wait_copies() {
 }
 
 }  // namespace attncc
+#endif  // ATTNCC_EMULATOR

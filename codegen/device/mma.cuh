@@ -2,6 +2,9 @@
 #pragma once
 #include "device/smem.cuh"
 
+#ifdef ATTNCC_EMULATOR
+#include ATTNCC_EMULATOR
+#else
 namespace attncc {
 
 // PTX ISA 9.7.14.5.15 ldmatrix. Lane l gives the shared address of row l % 8 of matrix l / 8; reads four 8x8 matrices of
@@ -50,3 +53,4 @@ __device__ __forceinline__ unsigned pack(float low, float high, bf16) {
 }
 
 }  // namespace attncc
+#endif  // ATTNCC_EMULATOR

@@ -7,7 +7,7 @@
 #include "device/joint.cuh"
 #include "device/tiles.cuh"
 
-#ifdef __CUDACC__
+#ifdef ATTNCC_KERNELS
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
 #include "device/softmax.cuh"
@@ -37,7 +37,7 @@ struct Fragment {
   }
   __device__ __forceinline__ int col(int i) const { return i / 4 % n_tiles * 8 + (lane & 3) * 2 + (i & 1); }
 
-#ifdef __CUDACC__
+#ifdef ATTNCC_KERNELS
   // Combines x over the four lanes that share a row; every one of them gets the result.
   template <class Op>
   __device__ __forceinline__ static float row_reduce(float x, Op op) {
@@ -95,7 +95,7 @@ __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragme
   }
 }
 
-#ifdef __CUDACC__
+#ifdef ATTNCC_KERNELS
 
 // Copies Rows rows of Cols elements to shared memory at `target`. source(row, valid) gives a row's address and whether
 // it is read; zeros are written where it is not.
@@ -127,9 +127,8 @@ __device__ __forceinline__ void load_block(unsigned target, const char* first, i
 #pragma unroll
     for (int base = 0; base < Rows; base += pass) {
       copy_async(target + base * Layout::row_bytes, address, row + base < count);
-      address += pass * stride;
-      // Nothing happens; without it every pass's offset is kept in registers across the loop over tiles, and spills.
-      asm volatile("" : "+l"(address));
+      // Opaque, or every pass's offset would be kept in registers across the loop over tiles, and spill.
+      address = opaque(address + pass * stride);
     }
   } else {
     load_rows<Config, Rows, Cols>(target, [&](int row, bool& valid) {
@@ -164,7 +163,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   } source;
   // Raw bytes: a Key may have constructors.
   constexpr int key_count = facts.has_key ? stages * block_n : 1;
-  __shared__ alignas(16) char key_bytes[key_count * sizeof(typename Variant::Key)];
+  alignas(16) __shared__ char key_bytes[key_count * sizeof(typename Variant::Key)];
   auto* keys = reinterpret_cast<typename Variant::Key*>(key_bytes);
 
   const Launch& launch = params.launch;
@@ -373,25 +372,29 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   }
 }
 
-// The launch of a padded or ragged batch: grid (row tiles of the longest request, KV heads, requests). Tiles run from the
-// last: under a causal mask those are the longest.
-template <class Config, class Variant>
-__device__ __forceinline__ void run_grid(const typename Variant::Params& params) {
-  extern __shared__ __align__(128) char attncc_smem[];
-  const Launch& launch = params.launch;
-  const Geometry g = geometry(launch, blockIdx.z);
+// The work item of block (x, hk, b) in a launch of `tiles` row tiles, for a padded or a ragged batch. Tiles run from the
+// last: under a causal mask those are the longest. nrows <= 0: the request is shorter than the longest, nothing to do.
+template <class Config>
+__device__ __forceinline__ Work block_work(const Launch& launch, int x, int hk, int b, int tiles) {
+  const Geometry g = geometry(launch, b);
   Work work{};
-  work.b = blockIdx.z;
-  work.hk = blockIdx.y;
-  work.row0 = (gridDim.x - 1 - blockIdx.x) * Config::block_m;
+  work.b = b;
+  work.hk = hk;
+  work.row0 = (tiles - 1 - x) * Config::block_m;
   const int left = g.qo_len * launch.group - work.row0;
-  if (left <= 0) return;
   work.nrows = left < Config::block_m ? left : Config::block_m;
   work.ncols = g.kv_len;
-  run_item<Config, Variant>(params, work, attncc_smem);
+  return work;
 }
 
-#endif  // __CUDACC__
+// The grid: (row tiles of the longest request, KV heads, requests).
+template <class Config, class Variant>
+__device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
+  const Work work = block_work<Config>(params.launch, blockIdx.x, blockIdx.y, blockIdx.z, gridDim.x);
+  if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
+}
+
+#endif  // ATTNCC_KERNELS
 
 }  // namespace mma_sm80
 }  // namespace attncc

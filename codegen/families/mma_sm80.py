@@ -43,8 +43,8 @@ class Features(Protocol):
 class Config:
     """Everything that makes one kernel differ from another of this family, apart from the variant.
 
-    ``block_m`` packed query rows by ``block_n`` KV columns a tile; ``warps`` share the rows; ``stages`` tiles of K and V
-    are in shared memory; ``q_in_registers`` keeps Q's fragments there instead of reading them again for every tile.
+    ``block_m`` packed query rows by ``block_n`` KV columns a tile; ``warps`` share the rows; ``stages`` tiles of K and
+    V are in shared memory; ``q_in_registers`` keeps Q's fragments there instead of reading them again for every tile.
     """
 
     dtype: Dtype
@@ -189,7 +189,8 @@ def render_wrapper() -> str:
     return (
         'extern "C" __global__ void __launch_bounds__(Config::threads, Config::min_blocks)\n'
         f"{ENTRIES['main']}(const Params* __restrict__ params) {{\n"
-        "  attncc::mma_sm80::run_grid<Config, Variant>(*params);\n"
+        "  extern __shared__ __align__(128) char smem[];\n"
+        "  attncc::mma_sm80::run_block<Config, Variant>(*params, smem);\n"
         "}\n"
     )
 

@@ -28,7 +28,7 @@ from tests.unit import mma_sm80_variants as variants  # noqa: E402
 
 TORCH = {"f16": torch.float16, "bf16": torch.bfloat16}
 UNIT = {"f16": 2.0**-12, "bf16": 2.0**-9}
-POISON = 1234.0
+POISON = 1024.0
 FORMATS = {"ptr": "<Q", "i64": "<q", "i32": "<i", "u32": "<I", "f32": "<f"}
 
 
