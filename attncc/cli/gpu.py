@@ -28,7 +28,7 @@ class Computed:
 
 
 def compute(bound: BoundVariant, tensors: Tensors, dtype: str, starts: Mapping[str, int], repeat: int) -> Computed:
-    """Run ``bound`` on the GPU. Raises ToolchainError A1021 without one, and whatever the call raises."""
+    """Run ``bound`` on the GPU. Raises ToolchainError A1011 without one, and whatever the call raises."""
     from attncc.runtime.api import attention
     from attncc.runtime.api import compile as compile_variant
 
@@ -122,7 +122,7 @@ def _cupy(dtype: str) -> _Cupy:
 
     if gpu_count() == 0:
         raise ToolchainError(
-            "A1021",
+            "A1011",
             "there is no GPU here",
             expected="an NVIDIA GPU and its driver",
             got="none",
@@ -130,7 +130,7 @@ def _cupy(dtype: str) -> _Cupy:
         )
     if dtype != "f16":
         raise ToolchainError(
-            "A1022",
+            "A1012",
             f"running in {dtype} needs a CUDA build of torch",
             expected="torch with CUDA: cupy has no bf16",
             got="no such torch in this environment",

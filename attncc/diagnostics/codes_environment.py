@@ -101,17 +101,4 @@ that does not fit the call is a likely cause, since values on the device are tru
 `attncc viz -o mask.png` writes PNG with Pillow: `pip install 'attncc[viz]'`. SVG and the terminal need nothing.
 """,
     ),
-    "A1021": Entry(
-        "no GPU",
-        """
-`--device gpu` asks for a GPU, and the NVIDIA driver reports none. `attncc env` shows what there is; `--device cpu` runs
-the reference.
-""",
-    ),
-    "A1022": Entry(
-        "no library that holds bf16 on the GPU",
-        """
-`attncc run --dtype bf16` needs a CUDA build of torch, since cupy has no bf16. Install one, or run in f16.
-""",
-    ),
 }
