@@ -67,7 +67,7 @@ def _print(node: Expr, done: dict[Expr, tuple[str, int]]) -> tuple[str, int]:
         case Coord():
             return node.axis, _ATOM
         case Extent() | Param():
-            return node.name, _ATOM
+            return node.name.removeprefix("$"), _ATOM
         case Input():
             return (f"{node.branch}.{node.name}" if node.branch else node.name), _ATOM
         case Load():

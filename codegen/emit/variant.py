@@ -181,7 +181,9 @@ class _Writer:
                 if extra:
                     self.out.add("const Params* params;")
                 for member in members:
-                    self.out.add(f"{CTYPE[member.expr.type]} {member.name};  // {formula(member.expr, 90)}")
+                    text = formula(member.expr, 90)
+                    remark = "" if text == member.name else f"  // {text}"
+                    self.out.add(f"{CTYPE[member.expr.type]} {member.name};{remark}")
 
     # ---- what is computed ahead --------------------------------------------------------------------------------------
 

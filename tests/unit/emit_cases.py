@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from attncc.ir.nodes import Branch, Coord, Expr, Extent, Input, Load, Param, Par
 from attncc.ir.types import Storage, Type
 from attncc.reference.call import Block, Sizes, make_call
 from attncc.reference.evaluate import evaluate, scalar
+from attncc.reference.rounding import PRECISIONS
 from tests.unit import emitted
 
 Array = np.ndarray[Any, Any]
@@ -81,8 +83,8 @@ def examples() -> dict[str, Variant]:
         make("dilated", mask=build.both(causal, op("==", op("%", distance, 3), 0))),
         make("relative", tensors=(table,), mask=causal,
              logits=op("+", score, Load("table", (h, bucket), Type.F32))),
-        make("forgetting", tensors=(gate,), mask=causal, logits=op("-", op("+", score, Load("gate", (b, own), Type.F32)),
-             Load("gate", (b, col), Type.F32))),
+        make("forgetting", tensors=(gate,), mask=causal, logits=op("-", op("+", score, Load(
+            "gate", (b, own), Type.F32)), Load("gate", (b, col), Type.F32))),
         make("columns", tensors=(span,), mask=build.invert(build.both(
             op("<=", Load("hidden", (b, col, build.i32(0)), Type.I32), row),
             op("<", row, Load("hidden", (b, col, build.i32(1)), Type.I32))))),
@@ -101,7 +103,6 @@ def examples() -> dict[str, Variant]:
 
 
 SIZES = Sizes(batch=3, num_heads=4, num_kv_heads=2, head_dim=64, head_dim_v=64, qo_len=9, kv_len=14)
-_SMALL = {"head_dim": 64, "head_dim_v": 64}
 
 
 def random_case(variant: Variant, seed: int, sizes: Sizes = SIZES, *, starts: bool = True) -> emitted.Case:
@@ -173,9 +174,12 @@ def random_params(rng: np.random.Generator, decl: ParamDecl, shape: tuple[int, .
     return value if shape else np.asarray(value).item()
 
 
-def expected(case: emitted.Case, b: int, scores: Array) -> Mapping[str, Array]:
-    """logits (log2 domain), mask [num_heads, rows, cols] and sink [num_heads, rows] by the reference."""
-    call = case.call
+def expected(case: emitted.Case, b: int, scores: Array, precision: str = "") -> Mapping[str, Array]:
+    """logits (log2 domain), mask [num_heads, rows, cols] and sink [num_heads, rows] by the reference.
+
+    ``precision`` is a key of the reference's PRECISIONS; by default what depends on the score is in float64.
+    """
+    call = replace(case.call, precision=PRECISIONS[precision]) if precision else case.call
     (branch,) = call.variant.branches
     block = Block(b, range(call.sizes.num_heads), range(int(call.qo_lens[b])), range(int(call.kv_lens[b])))
     plain = call.scope(block)

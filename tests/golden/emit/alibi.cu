@@ -1,0 +1,75 @@
+struct Params {
+  attncc::Launch launch;
+  attncc::TensorRef<float, 1> slopes;  // tensor slopes: f32, byte 264
+};
+static_assert(sizeof(Params) == 288, "the host fills the block by the offsets above");
+
+struct Variant {
+  using Params = ::Params;
+  static constexpr attncc::Facts facts = {
+      /* has_logits */ true,
+      /* has_mask */ true,
+      /* has_sink */ false,
+      /* has_key */ false,
+      /* has_tile */ false,
+      /* num_ranges */ 2,
+      /* logit_bound */ 0.0f,
+  };
+
+  struct Item {
+    float sm_scale;  // sm_scale * log2(e)
+    int k_start;
+    int q_start;
+  };
+
+  struct Row {
+    float slopes;  // slopes[h] * log2(e)
+    int q;  // q_start + row
+  };
+
+  struct Key {};
+
+  struct Tile {};
+
+  static __device__ __forceinline__ Item item(const Params& params, const attncc::Work& work) {
+    const attncc::Geometry g = attncc::geometry(params.launch, work.b);
+    return {params.launch.sm_scale.get(work.b) * 1.442695f, g.k_start, g.q_start};
+  }
+
+  static __device__ __forceinline__ Row row(const Params& params, const Item& item, int row, int h) {
+    return {params.slopes.load(h) * 1.442695f, item.q_start + row};
+  }
+
+  static __device__ __forceinline__ Key key(const Params&, const Item&, int) {
+    return {};
+  }
+
+  static __device__ __forceinline__ Tile tile(const Params&, const Item&, const attncc::Box&) {
+    return {};
+  }
+
+  static __device__ __forceinline__ int ranges(const Params& params, const attncc::Work& work, int row_lo,
+      int row_hi, attncc::Range* out) {
+    const attncc::Geometry g = attncc::geometry(params.launch, work.b);
+    using i64 = attncc::i64;
+    const i64 v0 = i64(g.q_start) + i64(row_lo);
+    out[0] = {0, attncc::bounds::end(v0 + i64(row_hi - row_lo) - i64(g.k_start)), 1};
+    out[1] = {0, attncc::bounds::end(v0 - i64(g.k_start) + 1ll), 0};
+    return 2;
+  }
+
+  // logits = score + slopes[h] * (k - q)
+  static __device__ __forceinline__ float logits(float score, const Item& item, const Row& r, const Tile&,
+      const Key& c, int row, int col) {
+    return score * item.sm_scale + r.slopes * float(item.k_start + col - r.q);
+  }
+
+  // mask = k <= q
+  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row, int col) {
+    return item.k_start + col <= r.q;
+  }
+
+  static __device__ __forceinline__ float sink(const Item&, const Row&) {
+    return -attncc::infinity();
+  }
+};

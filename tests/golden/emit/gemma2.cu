@@ -1,0 +1,87 @@
+struct Params {
+  attncc::Launch launch;
+  attncc::Scalar<float> softcap;  // param softcap: f32, byte 264
+  attncc::Scalar<int> window;  // param window: i32, byte 280
+};
+static_assert(sizeof(Params) == 296, "the host fills the block by the offsets above");
+
+struct Variant {
+  using Params = ::Params;
+  static constexpr attncc::Facts facts = {
+      /* has_logits */ true,
+      /* has_mask */ true,
+      /* has_sink */ false,
+      /* has_key */ false,
+      /* has_tile */ false,
+      /* num_ranges */ 2,
+      /* logit_bound */ 0.0f,
+  };
+
+  struct Item {
+    float softcap;  // softcap * log2(e)
+    float sm_scale_softcap;  // sm_scale / softcap
+    int k_start;
+    int window;
+    int q_start;
+  };
+
+  struct Row {
+    int q;  // q_start + row
+  };
+
+  struct Key {};
+
+  struct Tile {};
+
+  static __device__ __forceinline__ Item item(const Params& params, const attncc::Work& work) {
+    const attncc::Geometry g = attncc::geometry(params.launch, work.b);
+    return {
+      params.softcap.get(work.b) * 1.442695f,
+      exact::div(params.launch.sm_scale.get(work.b), params.softcap.get(work.b)),
+      g.k_start,
+      params.window.get(work.b),
+      g.q_start,
+    };
+  }
+
+  static __device__ __forceinline__ Row row(const Params& params, const Item& item, int row, int h) {
+    return {item.q_start + row};
+  }
+
+  static __device__ __forceinline__ Key key(const Params&, const Item&, int) {
+    return {};
+  }
+
+  static __device__ __forceinline__ Tile tile(const Params&, const Item&, const attncc::Box&) {
+    return {};
+  }
+
+  static __device__ __forceinline__ int ranges(const Params& params, const attncc::Work& work, int row_lo,
+      int row_hi, attncc::Range* out) {
+    const attncc::Geometry g = attncc::geometry(params.launch, work.b);
+    using i64 = attncc::i64;
+    const i64 v0 = i64(params.window.get(work.b));
+    const i64 v1 = i64(g.q_start) + i64(row_lo);
+    const i64 v2 = v1 - i64(g.k_start);
+    const i64 v3 = v1 + i64(row_hi - row_lo) - i64(g.k_start);
+    out[0] = {attncc::bounds::end(v2 - v0 + 1ll), attncc::bounds::end(v3), 1};
+    out[1] = {attncc::bounds::end(v3 - v0), attncc::bounds::end(v2 + 1ll), 0};
+    return 2;
+  }
+
+  // logits = softcap * tanh(score / softcap)
+  static __device__ __forceinline__ float logits(float score, const Item& item, const Row& r, const Tile&,
+      const Key& c, int row, int col) {
+    return item.softcap * fast::tanh(score * item.sm_scale_softcap);
+  }
+
+  // mask = q - k < window and k <= q
+  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row, int col) {
+    const int t0 = item.k_start + col;
+    return (r.q - t0 < item.window) & (t0 <= r.q);
+  }
+
+  static __device__ __forceinline__ float sink(const Item&, const Row&) {
+    return -attncc::infinity();
+  }
+};
