@@ -1,0 +1,112 @@
+"""The pipeline as a whole, and the small passes in textual IR: text in, text out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from attncc.ir import text
+from attncc.ir.nodes import Branch, Expr, Param, Require, Variant
+from attncc.ir.types import Type
+from attncc.passes.pipeline import PIPELINE, Step, run
+from attncc.passes.strength import ReduceStrength
+from attncc.passes.unroll import Unroll
+from tests import strategies
+from tests.evaluator import Point, evaluate
+
+
+def lines(source: str) -> str:
+    """Textual IR without the indentation of the test that holds it."""
+    rows = [row[4:] for row in source.splitlines() if row.strip()]
+    return "\n".join(rows) + "\n"
+
+
+def test_unroll() -> None:
+    before = """
+    variant slashes
+    %0 = const i32 2
+    %1 = coord k
+    %2 = coord i0
+    %3 = load s i32 %2
+    %4 = eq %1 %3
+    %5 = any i0 %4 %0
+    tensor s i32 %0
+    branch
+      mask %5
+    """
+    after = """
+    variant slashes
+    %0 = const i32 2
+    %1 = coord k
+    %2 = const i32 0
+    %3 = load s i32 %2
+    %4 = eq %1 %3
+    %5 = const i32 1
+    %6 = load s i32 %5
+    %7 = eq %1 %6
+    %8 = or %4 %7
+    tensor s i32 %0
+    branch
+      mask %8
+    """
+    assert text.dump(Unroll().apply(text.parse(lines(before)))) == lines(after)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("floordiv %0 %1", "shr"),
+        ("mod %0 %1", "bitand"),
+    ],
+)
+def test_division_by_a_power_of_two(before: str, after: str) -> None:
+    source = f"""
+    variant v
+    %0 = coord k
+    %1 = const i32 16
+    %2 = {before}
+    %3 = coord q
+    %4 = lt %2 %3
+    branch
+      mask %4
+    """
+    assert f"= {after} " in text.dump(ReduceStrength().apply(text.parse(lines(source))))
+
+
+def test_observer_sees_every_pass() -> None:
+    steps: list[Step] = []
+    run(Variant("plain"), observer=steps.append)
+    assert [step.name for step in steps] == [item.name for item in PIPELINE]
+    assert len({item.name for item in PIPELINE}) == len(PIPELINE)
+    assert all(step.seconds >= 0 for step in steps)
+
+
+@dataclass(frozen=True)
+class Breaks:
+    name: str = "breaks"
+
+    def apply(self, variant: Variant) -> Variant:
+        return replace(variant, requires=(Require(Param("nobody", Type.BOOL), ""),))
+
+
+def test_a_pass_that_breaks_the_variant_is_named() -> None:
+    with pytest.raises(RuntimeError, match="pass `breaks`"):
+        run(Variant("plain"), [Breaks()])
+
+
+@given(strategies.variants())
+def test_the_pipeline_settles(variant: Variant) -> None:
+    once = run(variant)
+    assert run(once) == once
+
+
+@given(strategies.masks(strategies.EXACT), strategies.values())
+def test_masks_keep_their_meaning(mask: Expr, values: strategies.Values) -> None:
+    before = Variant("v", strategies.PARAMS, strategies.TENSORS, branches=(Branch(mask=mask),))
+    after = run(before).branch().mask
+    point = Point(values.coords, values.extents, values.params, values.tensors, {})
+    found = True if after is None else evaluate(after, point)
+    assert (np.broadcast_arrays(found, evaluate(mask, point))[0] == evaluate(mask, point)).all()
