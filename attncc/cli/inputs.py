@@ -283,10 +283,11 @@ def load(path: str) -> Array:
             got=path,
             help="numpy.save writes .npy",
         )
-    with file_errors(path):
+    with file_errors(path), open(path, "rb") as file:
         try:
-            return np.asarray(np.load(path, allow_pickle=False))
-        except (ValueError, EOFError) as error:
+            # Not np.load: that also opens archives and pickles.
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+        except (ValueError, EOFError, OverflowError, MemoryError) as error:
             raise _damaged(path, error) from error
 
 

@@ -35,10 +35,16 @@ def _run(arguments: list[str]) -> int:
     from attncc.cli.group import attncc
     from attncc.diagnostics import AttnccError
 
+    if "_ATTNCC_COMPLETE" in os.environ:  # a shell asks how a word may go on
+        attncc.main(prog_name="attncc")
     format = console.error_format(arguments)
     try:
-        result = attncc.main(arguments, prog_name="attncc", standalone_mode=False, obj=format)
+        # Not attncc.main(): click would turn a closed pipe into status 1.
+        with attncc.make_context("attncc", arguments, obj=format) as context:
+            result = attncc.invoke(context)
         return result if isinstance(result, int) else OK
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
     except AttnccError as error:
         console.report(error, format)
         return USER_ERROR
@@ -48,7 +54,7 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         console.report_usage(error, format)
         return USER_ERROR
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, EOFError):
         print("attncc: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

@@ -65,7 +65,7 @@ def _braille(cells: npt.NDArray[np.bool_]) -> list[str]:
     codes = np.zeros((padded.shape[0] // 4, padded.shape[1] // 2), np.uint32)
     for i, dots in enumerate(_DOTS):
         for j, bit in enumerate(dots):
-            codes += bit * padded[i::4, j::2]
+            codes += np.uint32(bit) * padded[i::4, j::2]
     return ["".join(chr(0x2800 + code) for code in row) for row in codes]
 
 
