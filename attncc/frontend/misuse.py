@@ -138,7 +138,7 @@ def _unchained(node: ast.Compare) -> str:
 
 def number(span: Span | None, what: str, instead: str) -> TracingError:
     """Python asked a symbolic value for a number: ``float(x)``, ``math.exp(x)``."""
-    help = f"write `{instead}`, which converts each element"
+    help = f"write `{instead}`, which converts each element; of functions use attncc's, not `math`'s"
     for node, _ in nodes_at(span):
         if isinstance(node, ast.Call):
             match node.func:
@@ -270,7 +270,7 @@ def foreign_function(span: Span | None, library: str, name: str) -> TracingError
 def not_a_value(value: object) -> TracingError:
     """Something stands in a formula that no formula is made of."""
     kind = type(value).__name__
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if hasattr(type(value), "shape") and hasattr(type(value), "dtype"):
         got = f"a {type(value).__module__.partition('.')[0]} {kind}"
         help = 'make it a parameter of the variant, `table: F32[Tensor, "num_heads"]`, and index it'
     elif callable(value):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from attncc.diagnostics import Span, TracingError
-from attncc.ir.nodes import Coord
+from attncc.ir.nodes import Coord, Expr
 
 
 @dataclass
 class Trace:
-    """``requires`` holds (condition, text) in the order they were met."""
+    """``operands`` holds the channels of each extra operand, ``requires`` each (condition, text) in order."""
 
-    name: str
+    operands: Mapping[str, Expr]
     requires: list[tuple[Any, str]] = field(default_factory=list)
     _fresh: Iterator[int] = field(default_factory=itertools.count)
 
@@ -37,6 +37,12 @@ def tracing(trace: Trace) -> Iterator[Trace]:
         yield trace
     finally:
         _current.reset(token)
+
+
+def operand_channels(name: str) -> Expr | None:
+    """How many channels the extra operand ``name`` of the variant being traced has."""
+    trace = _current.get(None)
+    return None if trace is None else trace.operands.get(name)
 
 
 def current(what: str, span: Span | None) -> Trace:

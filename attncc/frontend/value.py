@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 from attncc.diagnostics import AttnccError, LanguageError, Span, TracingError
 from attncc.frontend import misuse
 from attncc.frontend.location import caller, operand_spans
+from attncc.frontend.trace import operand_channels
 from attncc.ir import build
+from attncc.ir.extents import CHANNELS
 from attncc.ir.nodes import Const, Expr, Extent, Input, Load, Param, Slice
 from attncc.ir.nodes import Tensor as TensorDecl
 from attncc.ir.types import Type, round_f32
@@ -192,6 +194,9 @@ class Operators:
                 raise misuse.foreign_function(caller(), "numpy", ufunc.__name__)
             # numpy scalars on the left of an operator ask numpy first
             return _compare(symbol, *inputs) if symbol in build.COMPARE else _binary(symbol, *inputs)
+
+        def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> NoReturn:
+            raise misuse.foreign_function(caller(), "numpy", function.__name__)
 
         @classmethod
         def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
@@ -394,12 +399,12 @@ def _slice(vector: Expr, channels: object) -> Expr:
 
 
 def _channels(vector: Expr) -> Expr | None:
-    """How many channels a vector has, as an expression over extents; None for scalars and extra operands."""
+    """How many channels a vector has, as an expression over extents; None for scalars."""
     lengths: dict[Expr, Expr | None] = {}
     for node in walk(vector):
         if isinstance(node, Input):
-            name = {"query": "head_dim", "key": "head_dim", "value": "head_dim_v", "out": "head_dim_v"}.get(node.name)
-            lengths[node] = None if name is None else Extent(name)
+            size = CHANNELS.get(node.name)
+            lengths[node] = operand_channels(node.name) if size is None else Extent(size)
         elif isinstance(node, Slice):
             lengths[node] = build.binary("-", node.stop, node.start)
         else:

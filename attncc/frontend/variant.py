@@ -194,7 +194,7 @@ def _trace(function: FunctionType, declared: _Signature, constants: Mapping[str,
     arguments.update((item.name, Symbol(Param(item.name, item.form.type))) for item in runtime)
     arguments.update((tensor.name, TensorValue(tensor)) for tensor in tensors)
     arguments.update((operand.name, Symbol(Input(operand.name))) for operand in operands)
-    with tracing(Trace(function.__name__)) as trace:
+    with tracing(Trace({operand.name: operand.dim for operand in operands})) as trace:
         stated = function(At(), **arguments)
     name_span = declared.place.name if declared.place else None
     if not isinstance(stated, Hooks):
