@@ -575,7 +575,7 @@ MISUSES = {
     "A0611": "at.scroe; at.score.exp(); at.branch('x').outt",
     "A0612": "np.exp(at.score); np.add.reduce(at.score); np.asarray(at.score); np.where(at.q > 1, 1, 2)",
     "A0613": "{at.h: 1.0}; {at.h}; {0: 1.0}[at.h]; setattr(at, 'x', 1)",
-    "A0615": "sum_over(3, 4); sum_over(3, lambda: 4); hooks(emit=3); hooks(emit={'a b': 1.0}); hooks(branches={'x': 1})",
+    "A0615": "sum_over(3, 4); sum_over(3, lambda: 4); hooks(emit=3); hooks(emit={'a b': 1}); hooks(branches={'x': 1})",
     "A0214": "sum_over(n, lambda i: i); sum_over(2.5, lambda i: i)",
     "A0301": "at.score + (at.q > 1); -(at.q > 1)",
     "A0302": "where(at.q, 1.0, 2.0); at.q & (at.q > 1)",

@@ -1,4 +1,4 @@
-"""What mypy says of programs that use the Python front end: nothing of right ones, and what is misspelt in wrong ones."""
+"""What mypy says of programs that use the Python front end: nothing of right ones, the mistake of wrong ones."""
 
 from __future__ import annotations
 
