@@ -92,7 +92,7 @@ def command(
     if after is not None or time_passes:
         from attncc.cli.passes import watch_passes
 
-        watch_passes(chosen.variant, after, time_passes)
+        watch_passes(chosen.definition.instantiate(chosen.constants), after, time_passes)
     made: dict[str, str | bytes] = {}
     if "ast" in kinds:
         made["ast"] = _tree(file)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from attncc.binding import bind_extents
 from attncc.diagnostics import CallError
 from attncc.ir.nodes import Variant
+from attncc.reference.call import Block, Call, Sizes, make_call
+from attncc.reference.hooks import mask
 
 BLOCK_PAIRS = 1 << 20  # pairs evaluated at once: a few megabytes an operation
 
@@ -79,8 +82,8 @@ class Geometry:
 class Picture:
     """A mask in cells of ``step`` × ``step`` pairs (fewer at the edges).
 
-    ``density`` [rows, cols] is the share of a cell's pairs that attend; ``tiles`` [rows, cols] holds EMPTY, PARTIAL or
-    FULL for each tile of ``tile`` × ``tile`` pairs, if asked for.
+    ``density`` [rows, cols] is the share of a cell's pairs that attend. If asked for, ``tiles`` [rows, cols] holds
+    EMPTY, PARTIAL or FULL for each tile of ``tile`` × ``tile`` pairs, and ``proven`` what the compiler proves of it.
     """
 
     title: str
@@ -90,6 +93,7 @@ class Picture:
     attended: int
     tile: int | None = None
     tiles: npt.NDArray[np.uint8] | None = None
+    proven: npt.NDArray[np.uint8] | None = None
 
     @property
     def share(self) -> float:
@@ -105,12 +109,19 @@ class Picture:
         parts = [self.title, where, f"{g.qo_len} queries × {g.kv_len} keys", f"{self.share:.1%} attend", scale]
         return " · ".join(part for part in parts if part)
 
-    def tile_caption(self) -> str | None:
-        """How many tiles are of each kind, or None without tiles."""
-        if self.tiles is None:
-            return None
-        empty, partial, full = (int((self.tiles == kind).sum()) for kind in (EMPTY, PARTIAL, FULL))
-        return f"tiles of {self.tile} × {self.tile}: {full} full, {partial} partial, {empty} empty"
+    def tile_captions(self) -> list[str]:
+        """How many tiles are of each kind, and how many the compiler proves to be; nothing without tiles."""
+        if self.tiles is None or self.proven is None:
+            return []
+        return [
+            f"tiles of {self.tile} × {self.tile}: {_counts(self.tiles)}",
+            f"proven from the expression: {_counts(self.proven)}",
+        ]
+
+
+def _counts(tiles: npt.NDArray[np.uint8]) -> str:
+    full, partial, empty = (int((tiles == kind).sum()) for kind in (FULL, PARTIAL, EMPTY))
+    return f"{full} full, {partial} partial, {empty} empty"
 
 
 def draw(
@@ -131,17 +142,19 @@ def draw(
     step = max(1, -(-max(rows, cols) // max(cells, 1)))
     density = np.zeros((-(-rows // step), -(-cols // step)), np.float32)
     kinds = None if tile is None else _Tiles(rows, cols, tile)
+    call = _Call.of(variant, params, tensors, geometry)
     attended = 0
-    for first, mask in _blocks(variant, params, tensors, geometry, step):
-        attended += int(mask.sum())
+    for first, rows_seen in call.blocks(step):
+        attended += int(rows_seen.sum())
         top = first // step
-        found = _reduce(mask, step)
+        found = _reduce(rows_seen, step)
         density[top : top + found.shape[0]] = found
         if kinds is not None:
-            kinds.add(first, mask)
+            kinds.add(first, rows_seen)
     title = variant.name + _settings(variant, params, geometry.b)
-    tiles = None if kinds is None else kinds.classify()
-    return Picture(title, geometry, step, density, attended, tile, tiles)
+    if tile is None or kinds is None:
+        return Picture(title, geometry, step, density, attended)
+    return Picture(title, geometry, step, density, attended, tile, kinds.classify(), call.proven(tile))
 
 
 def _settings(variant: Variant, params: Mapping[str, Any], b: int) -> str:
@@ -166,46 +179,49 @@ def to_numpy(value: Any) -> npt.NDArray[Any]:
     return np.asarray(value)
 
 
-def _blocks(
-    variant: Variant, params: Mapping[str, Any], tensors: Mapping[str, Any], geometry: Geometry, step: int
-) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
-    """The mask in blocks of whole cells of rows: (first row, [rows, kv_len])."""
-    mask = _evaluator(variant, params, tensors, geometry)
-    height = max(1, BLOCK_PAIRS // max(geometry.kv_len, 1) // step) * step
-    for first in range(0, geometry.qo_len, height):
-        yield first, mask(range(first, min(first + height, geometry.qo_len)))
+@dataclass(frozen=True)
+class _Call:
+    """One request and head of a call, whose mask can be evaluated."""
 
+    variant: Variant
+    geometry: Geometry
+    call: Call
 
-def _evaluator(
-    variant: Variant, params: Mapping[str, Any], tensors: Mapping[str, Any], geometry: Geometry
-) -> Callable[[range], npt.NDArray[np.bool_]]:
-    from attncc.binding import bind_extents
-    from attncc.reference.call import Block, Sizes, make_call
-    from attncc.reference.hooks import mask
+    @classmethod
+    def of(cls, variant: Variant, params: Mapping[str, Any], tensors: Mapping[str, Any], geometry: Geometry) -> _Call:
+        g = geometry
+        arrays = {tensor.name: to_numpy(tensors[tensor.name]) for tensor in variant.tensors}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        bind_extents(variant, shapes, g.extents())  # says what does not fit in the user's words
+        call = make_call(
+            variant,
+            Sizes(g.batch, g.num_heads, g.num_kv_heads, g.head_dim, g.head_dim_v, g.qo_len, g.kv_len),
+            params={decl.name: to_numpy(params[decl.name]) for decl in variant.params},
+            tensors=arrays,
+            operands={operand.name: np.zeros(0) for operand in variant.operands},
+            q_start=g.q_start,
+            k_start=g.k_start,
+        )
+        return cls(variant, geometry, call)
 
-    g = geometry
-    arrays = {tensor.name: to_numpy(tensors[tensor.name]) for tensor in variant.tensors}
-    bind_extents(
-        variant, {name: array.shape for name, array in arrays.items()}, g.extents()
-    )  # says what does not fit in the user's words
-    call = make_call(
-        variant,
-        Sizes(g.batch, g.num_heads, g.num_kv_heads, g.head_dim, g.head_dim_v, g.qo_len, g.kv_len),
-        params={decl.name: to_numpy(params[decl.name]) for decl in variant.params},
-        tensors=arrays,
-        operands={operand.name: np.zeros(0) for operand in variant.operands},
-        q_start=g.q_start,
-        k_start=g.k_start,
-    )
+    def blocks(self, step: int) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+        """The mask in blocks of whole cells of rows: (first row, [rows, kv_len])."""
+        g = self.geometry
+        height = max(1, BLOCK_PAIRS // max(g.kv_len, 1) // step) * step
+        for first in range(0, g.qo_len, height):
+            rows = range(first, min(first + height, g.qo_len))
+            where = Block(g.b, range(g.h, g.h + 1), rows, range(g.kv_len))
+            found = np.zeros((len(rows), g.kv_len), np.bool_)
+            for branch in self.variant.branches:
+                found |= mask(self.call, branch, where)[0]
+            yield first, found
 
-    def block(rows: range) -> npt.NDArray[np.bool_]:
-        where = Block(g.b, range(g.h, g.h + 1), rows, range(g.kv_len))
-        found = np.zeros((len(rows), g.kv_len), np.bool_)
-        for branch in variant.branches:
-            found |= mask(call, branch, where)[0]
-        return found
+    def proven(self, tile: int) -> npt.NDArray[np.uint8]:
+        from attncc.viz.proven import proven_tiles
 
-    return block
+        params = {name: _of_request(value, self.geometry.b) for name, value in self.call.params.items()}
+        call, g = self.call, self.geometry
+        return proven_tiles(self.variant, params, call.tensors, {**call.extents, **g.extents()}, g, tile)
 
 
 def _reduce(mask: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.float32]:

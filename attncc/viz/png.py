@@ -30,7 +30,7 @@ def render(picture: Picture) -> bytes:
     colors = paper + picture.density[..., None] * (ink - paper)
     scale = max(1, SIDE // max(*picture.density.shape, 1))
     pixels = np.round(colors).astype(np.uint8).repeat(scale, axis=0).repeat(scale, axis=1)
-    lines = [text for text in (picture.caption(), picture.tile_caption()) if text]
+    lines = [picture.caption(), *picture.tile_captions()]
     width = max(pixels.shape[1], 7 * max(len(line) for line in lines)) + 2 * MARGIN
     image = Image.new("RGB", (width, pixels.shape[0] + 2 * MARGIN + LINE * len(lines)), "white")
     image.paste(Image.fromarray(pixels), (MARGIN, MARGIN))

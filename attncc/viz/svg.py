@@ -88,7 +88,8 @@ def _legend(picture: Picture) -> Iterator[str]:
     yield f"<text>{escape(picture.caption())}</text>"
     if picture.tiles is None:
         return
-    yield f"<text>{escape(picture.tile_caption() or '')}</text>"
+    for caption in picture.tile_captions():
+        yield f"<text>{escape(caption)}</text>"
     for text, color in TILES.values():
         yield (
             f'<rect y="-10" width="12" height="12" fill="{color}" fill-opacity="0.3" stroke="{color}"/>'

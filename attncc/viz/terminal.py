@@ -39,7 +39,7 @@ def render(picture: Picture, *, style: str = "blocks", color: bool | None = None
         label = picture.geometry.q_start + (picture.geometry.qo_len - 1 if last else row)
         numbered.append(f"{label if i % 8 == 0 or last else '':>{MARGIN - 2}} │{line}│")
     frame = " " * (MARGIN - 1)
-    below = [text for text in (picture.caption(), picture.tile_caption()) if text]
+    below = [picture.caption(), *picture.tile_captions()]
     body = [head] if head else []
     return "\n".join(
         [*body, f"{frame}┌{'─' * width}┐", *numbered, f"{frame}└{'─' * width}┘", *(f"{frame} {t}" for t in below)]

@@ -62,6 +62,15 @@ def test_cells_hold_the_share_of_their_pairs(block: int, monkeypatch: pytest.Mon
         assert found.tiles[i, j] == (FULL if tile.all() else PARTIAL if tile.any() else EMPTY)
 
 
+@pytest.mark.parametrize("w", [1, 20, 33, 500])
+def test_what_is_proven_of_a_tile_is_true(w: int) -> None:
+    found = draw(WINDOW, Geometry.of(qo_len=100, kv_len=150), tile=16, w=w)
+    assert found.proven is not None
+    assert found.tiles is not None
+    assert ((found.proven == found.tiles) | (found.proven == PARTIAL)).all()
+    assert (found.proven == EMPTY).sum() == (found.tiles == EMPTY).sum()
+
+
 def test_a_request_and_its_parameters_and_tensors() -> None:
     doc = np.array([[0] * 10, [0] * 4 + [1] * 6], np.int32)
     geometry = Geometry.of(qo_len=6, kv_len=10, batch=2, b=1)
@@ -124,6 +133,7 @@ def test_the_terminal_names_positions_and_tiles() -> None:
     assert text.splitlines()[0].split() == ["100", "147"]
     assert "\n   147 │" in text
     assert "tiles of 16 × 16: 3 full, 2 partial, 1 empty" in text
+    assert "proven from the expression: 3 full, 2 partial, 1 empty" in text
     assert "\x1b[" not in text
     painted = terminal.render(found, color=True)
     assert re.sub(r"\x1b\[\d*m", "", painted) == text
