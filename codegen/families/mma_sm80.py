@@ -82,6 +82,12 @@ class Config:
         outputs = (self.head_dim_v // 8) * (self.block_n // 16)
         return m_tiles * (scores + outputs)
 
+    @property
+    def ldmatrix_per_tile(self) -> int:
+        """LDSM instructions in the SASS: Q once a step for every row tile of a warp, each K and V fragment once."""
+        m_tiles, k16 = self.block_m // (16 * self.warps), self.block_n // 16
+        return (m_tiles + k16) * (self.head_dim // 16) + k16 * (self.head_dim_v // 16)
+
     def launch_rule(self) -> dict[str, object]:
         """How to launch ``attncc_main``: grid expressions over the Launch block's fields, threads, dynamic bytes."""
         return {
