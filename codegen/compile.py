@@ -24,6 +24,7 @@ from attncc.codegen.toolchain import toolchain
 from attncc.ir.nodes import Variant
 from attncc.ir.text import dump
 from attncc.passes.canonicalize import canonicalize
+from attncc.passes.ranges import tile_program
 
 if TYPE_CHECKING:
     from attncc.codegen.emit.source import KernelSource
@@ -204,7 +205,7 @@ class Stages:
             own_scale=self.variant.branches[0].sm_scale is not None,
             alignment=ALIGNMENT,
             explicit_starts=refuses_starts(self.variant) is None,
-            bounds=None,
+            bounds=tile_program(self.variant).to_json(),
             toolchain={"nvrtc": toolchain().nvrtc, "cuda-bindings": toolchain().bindings},
             hashes={
                 "cubin": digest(made.cubin),

@@ -1,4 +1,4 @@
-"""Cases for `attncc.attention` on a GPU: the examples with random captured tensors, and a call that poisons its borders."""
+"""Cases for `attncc.attention` on a GPU: examples with random captured tensors, and a call that poisons its borders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first kernel on a GPU: every example it serves, against the reference; masks exactly; streams, graphs, no waiting."""
+"""The first kernel on a GPU: each example it serves against the reference; exact masks; streams, graphs, no waiting."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_other_group_sizes(group: int, pool: Pool) -> None:
     check("alibi", "bf16", 64, group, Sizes(61, 93, kv_heads=2), seed=group, pool=pool)
 
 
-# Masks, exactly ---------------------------------------------------------------------------------------------------------
+# Masks, exactly ----------------------------------------------------------------------------------------------------
 
 EXTENTS = Extents(batch=2, num_heads=4, num_kv_heads=2, head_dim=64, head_dim_v=64, qo_len=100, kv_len=150)
 
@@ -96,7 +96,7 @@ def test_each_row_sees_exactly_its_keys(name: str) -> None:
     np.testing.assert_array_equal(seen, expected)
 
 
-# What may change from call to call --------------------------------------------------------------------------------------
+# What may change from call to call ---------------------------------------------------------------------------------
 
 
 def test_parameters_per_request(pool: Pool) -> None:
@@ -199,7 +199,7 @@ def test_indices_outside_a_captured_tensor_are_clamped(tmp_path: Any) -> None:
     np.testing.assert_allclose(out, expected, atol=0.03)
 
 
-# Streams, threads, graphs -----------------------------------------------------------------------------------------------
+# Streams, threads, graphs ------------------------------------------------------------------------------------------
 
 
 def test_a_call_does_not_wait_for_the_device() -> None:
@@ -286,7 +286,7 @@ def test_cupy_arrays() -> None:
     np.testing.assert_array_equal(cupy.asnumpy(lse), expected_lse.cpu().numpy())
 
 
-# Refusals ---------------------------------------------------------------------------------------------------------------
+# Refusals ----------------------------------------------------------------------------------------------------------
 
 
 def test_rows_that_are_not_aligned_are_refused() -> None:
