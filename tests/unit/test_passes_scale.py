@@ -54,7 +54,6 @@ SOFTCAP = op("*", C, call("tanh", op("/", SCORE, C)))
         (build.select(op(">", SCORE, build.f32(0.0)), SCORE, MASKED), 2),
         (op("*", SCORE, Load("key_scale", (COL,), Type.F32)), 2),
     ],
-    ids=str,
 )
 def test_multiplications_of_a_pair(logits: Expr | None, products: int) -> None:
     folded = fold_scale(Branch(logits=logits))
