@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Never, TypeVar
+from typing import Any, Never
 
 from attncc.diagnostics import AttnccError, Span, TracingError
 from attncc.frontend.location import call_keywords, caller
 from attncc.frontend.value import Operand, Value, lift
 from attncc.ir.nodes import BRANCH_HOOKS
 
-T = TypeVar("T")
+# The default of every hook. None is not it: a helper that lacks its `return` must not leave a hook out.
+UNWRITTEN: Any = object()
 _WRITTEN = tuple(name for name in BRANCH_HOOKS if name != "sink")
 
 
@@ -20,10 +21,10 @@ _WRITTEN = tuple(name for name in BRANCH_HOOKS if name != "sink")
 class Softmax:
     """The softmax normaliser, with an optional ``sink``: the logit of an extra key whose value is 0."""
 
-    sink: Operand | None = None
+    sink: Operand = UNWRITTEN
 
 
-def softmax(*, sink: Operand | None = None) -> Softmax:
+def softmax(*, sink: Operand = UNWRITTEN) -> Softmax:
     """The default normaliser; ``sink`` adds exp(sink) to the denominator: learnable sinks, softmax + 1."""
     return Softmax(sink)
 
@@ -47,18 +48,18 @@ class Hooks:
 
 def hooks(
     *,
-    sm_scale: Operand | None = None,
-    query: Operand | None = None,
-    key: Operand | None = None,
-    value: Operand | None = None,
-    score: Operand | None = None,
-    logits: Operand | None = None,
-    mask: Operand | None = None,
-    weight: Operand | None = None,
-    normalize: Operand | Softmax | None = None,
-    output: Operand | None = None,
-    emit: Mapping[str, Operand] | None = None,
-    branches: Mapping[str, BranchHooks] | None = None,
+    sm_scale: Operand = UNWRITTEN,
+    query: Operand = UNWRITTEN,
+    key: Operand = UNWRITTEN,
+    value: Operand = UNWRITTEN,
+    score: Operand = UNWRITTEN,
+    logits: Operand = UNWRITTEN,
+    mask: Operand = UNWRITTEN,
+    weight: Operand = UNWRITTEN,
+    normalize: Operand | Softmax = UNWRITTEN,
+    output: Operand = UNWRITTEN,
+    emit: Mapping[str, Operand] = UNWRITTEN,
+    branches: Mapping[str, BranchHooks] = UNWRITTEN,
     **unknown: Never,
 ) -> Hooks:
     """The hooks of a variant; one that is left out has its default.
@@ -71,7 +72,7 @@ def hooks(
     given = _written(spans, sm_scale, query, key, value, score, logits, mask, weight, normalize)
     return Hooks(
         given,
-        _lifted(output, spans.get("output")) if output is not None else None,
+        _lifted(output, spans.get("output")) if output is not UNWRITTEN else None,
         {
             _identifier(name, "an emitted value", spans.get("emit")): _lifted(item, spans.get("emit"))
             for name, item in _mapping(emit, "emit", "{name: value}", spans).items()
@@ -85,15 +86,15 @@ def hooks(
 
 def branch(
     *,
-    sm_scale: Operand | None = None,
-    query: Operand | None = None,
-    key: Operand | None = None,
-    value: Operand | None = None,
-    score: Operand | None = None,
-    logits: Operand | None = None,
-    mask: Operand | None = None,
-    weight: Operand | None = None,
-    normalize: Operand | Softmax | None = None,
+    sm_scale: Operand = UNWRITTEN,
+    query: Operand = UNWRITTEN,
+    key: Operand = UNWRITTEN,
+    value: Operand = UNWRITTEN,
+    score: Operand = UNWRITTEN,
+    logits: Operand = UNWRITTEN,
+    mask: Operand = UNWRITTEN,
+    weight: Operand = UNWRITTEN,
+    normalize: Operand | Softmax = UNWRITTEN,
     **unknown: Never,
 ) -> BranchHooks:
     """The hooks of one score branch; ``at.query``, ``at.score`` and so on mean this branch's own."""
@@ -126,7 +127,7 @@ def _keyword(value: Span | None, name: str) -> Span | None:
     return Span(value.source, start, start + len(name)) if start >= 0 else None
 
 
-def _written(spans: Mapping[str, Span], *values: Operand | Softmax | None) -> dict[str, Value]:
+def _written(spans: Mapping[str, Span], *values: Operand | Softmax) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for name, value in zip(_WRITTEN, values, strict=True):
         span = spans.get(name)
@@ -140,9 +141,9 @@ def _written(spans: Mapping[str, Span], *values: Operand | Softmax | None) -> di
                     got="softmax()",
                     help="write `normalize=softmax(sink=...)`",
                 )
-            if value.sink is not None:
+            if value.sink is not UNWRITTEN:
                 found["sink"] = _lifted(value.sink, span)
-        elif value is not None:
+        elif value is not UNWRITTEN:
             found[name] = _lifted(value, span)
     return found
 
@@ -155,8 +156,8 @@ def _lifted(value: object, span: Span | None) -> Value:
         raise error.with_span(span or caller()) from None
 
 
-def _mapping(given: Mapping[str, T] | None, name: str, form: str, spans: Mapping[str, Span]) -> Mapping[str, T]:
-    if given is None:
+def _mapping(given: object, name: str, form: str, spans: Mapping[str, Span]) -> Mapping[str, Any]:
+    if given is UNWRITTEN:
         return {}
     if not isinstance(given, Mapping):
         raise TracingError(

@@ -138,7 +138,9 @@ def _unchained(node: ast.Compare) -> str:
 
 def number(span: Span | None, what: str, instead: str) -> TracingError:
     """Python asked a symbolic value for a number: ``float(x)``, ``math.exp(x)``."""
-    help = f"write `{instead}`, which converts each element; of functions use attncc's, not `math`'s"
+    help = f"write `{instead}`, which converts each element"
+    if span is None:
+        help += "; of functions use attncc's, not `math`'s"
     for node, _ in nodes_at(span):
         if isinstance(node, ast.Call):
             match node.func:

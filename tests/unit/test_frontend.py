@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 from functools import reduce
 from typing import Any
@@ -39,6 +40,7 @@ from attncc import (
 )
 from attncc.binding import VariantFactory
 from attncc.diagnostics import AttnccError, LanguageError, Source, TracingError
+from attncc.diagnostics.catalogue import catalogue
 from attncc.frontend.location import caller
 from attncc.ir import build
 from attncc.ir.nodes import (
@@ -260,14 +262,14 @@ def test_python_runs_while_tracing() -> None:
 def test_constants_are_python_numbers_and_leave_no_parameter() -> None:
     @attncc.variant
     def power(at: At, *, p: Const[float], both: Const[bool] = False, cap: float = 2.0) -> Hooks:
-        return hooks(logits=at.score * p, mask=at.q >= at.k if both else None)
+        return hooks(logits=at.score * p, mask=at.q >= at.k if both else True)
 
     assert [decl.name for decl in power.definition.constants] == ["p", "both"]
     variant = trace(power, p=2, both=True)
     assert variant.params == (ParamDecl("cap", Type.F32, 2.0),)
     assert variant.branches[0].logits is Binary("mul", SCORE, build.f32(2.0))
     assert variant.branches[0].mask is not None
-    assert trace(power, p=2).branches[0].mask is None
+    assert trace(power, p=2).branches[0].mask is build.TRUE
     with pytest.raises(LanguageError, match="`p`"):
         trace(power)
 
@@ -569,7 +571,7 @@ MISUSES = {
     "A0601": "1 if at.q > at.k else 2; max([at.score, 1.0]); sorted([at.score, at.score]); at.score in [1.0, 2.0]",
     "A0602": "[1.0, 2.0][at.h]; complex(at.score); '%d' % at.q; range(3)[at.h]; math.exp(at.score); int(at.score)",
     "A0603": "sum(at.query); len(t); list(at.score); [*at.key]",
-    "A0604": "at.q + '1'; at.q + None; at.q(2); at.score + [1.0]; [0.0] * at.q; tanh + at.q; at.q - at",
+    "A0604": "None; at.q + '1'; at.q + None; at.q(2); at.score + [1.0]; [0.0] * at.q; tanh + at.q; at.q - at",
     "A0605": "t; tanh(t); t * 2.0; t[0, 1]; t[:]; t[...]",
     "A0606": "dot(at.query[0], at.key[0]); dot(at.query[::2], at.key[::2]); at.score[:]",
     "A0611": "at.scroe; at.score.exp(); at.branch('x').outt",
@@ -656,3 +658,21 @@ def test_misused_bodies(code: str, function: str) -> None:
     with pytest.raises(AttnccError) as caught:
         traced(f"@attncc.variant\n{function}\n")
     assert caught.value.code == code
+
+
+# The catalogue --------------------------------------------------------------------------------------------------------
+
+EXAMPLE = re.compile(r"^```python( fails)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("code", [code for code in catalogue() if code.startswith("A06")])
+def test_examples_of_the_catalogue_fail_and_are_mended(code: str) -> None:
+    examples = [(bool(mark), text) for mark, text in EXAMPLE.findall(catalogue()[code].explanation)]
+    assert {fails for fails, _ in examples} == {True, False}
+    for fails, text in examples:
+        if fails:
+            with pytest.raises(AttnccError) as caught:
+                traced(text)
+            assert caught.value.code == code
+        else:
+            traced(text)
