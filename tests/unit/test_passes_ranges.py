@@ -7,11 +7,16 @@ from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import given
 
+from attncc.ir.nodes import Branch, Expr, Input, ParamDecl, Variant
+from attncc.ir.types import Type
 from attncc.ir.verify import verify
 from attncc.passes.canonicalize import canonicalize
+from attncc.passes.pipeline import run
 from attncc.passes.ranges import tile_program
 from attncc.passes.tile_program import Environment, TileProgram, TileRange
+from tests import strategies
 from tests.evaluator import Point, evaluate
 from tests.unit.mask_cases import CASES, EXTENTS, MaskCase, draw_tensor
 
@@ -106,3 +111,40 @@ def test_causal_program_is_what_one_would_write() -> None:
     assert len(program.cover) == len(program.full) == 1
     assert names.count("select") == 0
     assert len(program.code) <= 12
+
+
+@given(strategies.masks(), strategies.values())
+def test_any_mask_is_sound(mask: Expr, values: strategies.Values) -> None:
+    variant = run(Variant("v", strategies.PARAMS, strategies.TENSORS, branches=(Branch(mask=mask),)))
+    program = tile_program(variant)
+    rows, cols = values.extents["qo_len"], values.extents["kv_len"]
+    heads = []
+    for h in range(2 * int(values.coords["hk"]), 2 * int(values.coords["hk"]) + 2):
+        point = Point({**values.coords, "h": h}, values.extents, values.params, values.tensors, values.inputs)
+        heads.append(np.broadcast_to(evaluate(mask, point), (rows, cols)))
+    truth = np.stack(heads)
+    case = MaskCase("random", mask)
+    for tile in (1, 3, rows):
+        for row_lo in range(0, rows, tile):
+            row_hi = min(row_lo + tile, rows)
+            inputs = {
+                "row_lo": row_lo,
+                "rows": row_hi - row_lo,
+                "b": int(values.coords["b"]),
+                "hk": int(values.coords["hk"]),
+                "group": 2,
+                "q_start": int(values.coords["q"][0, 0]),
+                "k_start": int(values.coords["k"][0, 0]),
+            }
+            ranges = program.evaluate(Environment(inputs, values.params, values.extents, values.tensors))
+            _check(case, truth[:, row_lo:row_hi], ranges, row_lo, row_hi)
+
+
+def test_branches_share_their_loop() -> None:
+    """A column is visited if one branch attends it, and full only if all do."""
+    window, causal = (next(case.mask for case in CASES if case.name == name) for name in ("3 symmetric", "1 causal"))
+    branches = (Branch("x", mask=causal), Branch("y", mask=window))
+    program = tile_program(Variant("v", (ParamDecl("w", Type.I32),), branches=branches, output=Input("out", "x")))
+    inputs = {"row_lo": 20, "rows": 4, "b": 0, "hk": 0, "group": 1, "q_start": 0, "k_start": 0}
+    found = program.evaluate(Environment(inputs, {"w": 8}, {"qo_len": 64, "kv_len": 64}, {}))
+    assert found == [TileRange(0, 15, True), TileRange(15, 21, False), TileRange(21, 32, True)]
