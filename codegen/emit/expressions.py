@@ -133,10 +133,11 @@ class Emitter:
         for node in order:
             if not self.facts.indices[node] <= bound:
                 continue  # belongs to a loop further inside
-            if isinstance(node, Reduce):
+            text = self.leaf(node)
+            if isinstance(node, Reduce) and text is None:
                 done[node] = self._loop(node, done, bound)
                 continue
-            printed = self._print(node, done)
+            printed = self._print(node, done) if text is None else (text, ATOM)
             looped = any(not self.facts.indices[user] <= bound for user in uses[node])
             repeated = len(uses[node]) > 1 or looped
             trivial = printed[1] == ATOM and "(" not in printed[0]
@@ -167,16 +168,19 @@ class Emitter:
                 continue
             if node in done or node in seen:
                 continue
-            if (text := self.leaf(node)) is not None:
-                done[node] = (text, ATOM if text.isidentifier() or text[-1] != "f" else UNARY)
-                continue
             seen.add(node)
+            if (text := self.leaf(node)) is not None:
+                if "(" in text:  # read once, if it is read from memory
+                    order.append(node)
+                else:
+                    done[node] = (text, ATOM)
+                continue
             stack.append((node, True))
             for operand in reversed(node.operands):
                 stack.append((operand, False))
         for node in order:
             uses.setdefault(node, [])
-            for operand in node.operands:
+            for operand in () if self.leaf(node) is not None else node.operands:
                 uses.setdefault(operand, []).append(node)
         for root in roots:
             uses.setdefault(root, [])

@@ -40,7 +40,7 @@ requires return short signed sizeof static static_assert static_cast struct swit
 true try typedef typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq
 """
 _MACROS = "NULL NAN INFINITY EOF assert errno linux unix INT_MAX INT_MIN UINT_MAX HUGE_VAL stdin stdout stderr"
-_OWN = "attncc exact fast launch Params Variant Config Item Row Key Tile params item row key tile g work"
+_OWN = "attncc exact fast launch Params Variant Config"
 _RESERVED = frozenset((_KEYWORDS + _MACROS + " " + _OWN).split())
 
 
@@ -56,7 +56,7 @@ class Names:
         base = re.sub(r"_{2,}", "_", base)  # a double underscore belongs to the compiler
         if base[0] == "_" or base[0].isdigit():
             base = "v" + base
-        if base in _RESERVED:
+        if base in _RESERVED or re.fullmatch(r"[ti]\d+", base):  # t0 is a local of ours, i0 a loop index
             base += "_"
         name, count = base, 1
         while name in self.taken:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from attncc.codegen.emit.expressions import is_loop_index, loop_indices
 from attncc.codegen.emit.params import Names
-from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Load, Param, Reduce, Unary
+from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Input, Load, Param, Reduce, Unary
 from attncc.ir.verify import axes_below
 from attncc.ir.walk import rewrite, walk
 
@@ -122,6 +122,18 @@ def _heavy(roots: Iterable[Expr], stage: Mapping[Expr, Stage]) -> set[Expr]:
             continue
         cost[node] = _cost(node) + sum(cost[operand] for operand in node.operands)
     return {node for node, total in cost.items() if total >= _STAGING}
+
+
+def pair_cost(root: Expr, members: Iterable[Member]) -> int:
+    """Instructions, roughly, that one pair takes for ``root`` when ``members`` are there."""
+    ready = {member.expr for member in members}
+    cost = 0
+    for node in _computed([root], ready):
+        if isinstance(node, Load):
+            cost += 12 + 8 * len(node.indices)  # clamps, a 64-bit address, the load
+        elif not isinstance(node, Const | Input):
+            cost += 3 * _cost(node)
+    return cost
 
 
 def _cost(node: Expr) -> int:

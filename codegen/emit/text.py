@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from attncc.diagnostics import Span
 
+WIDTH = 118
+_BREAKS = ((", ", 1), (" ? ", 0), (" : ", 0), (" + ", 0), (" & ", 0), (" | ", 0))  # what stays before the break
+
 
 @dataclass(frozen=True)
 class Line:
@@ -32,11 +35,20 @@ class Text:
 
     def comment(self, text: str) -> None:
         """A ``//`` comment; a backslash at its end would swallow the next line, so none may stand there."""
+        start = "  " * self.depth + "//"
         for part in text.splitlines() or [""]:
-            self.lines.append(Line("  " * self.depth + f"// {part}".rstrip("\\ ")))
+            line = start
+            for word in part.split(" "):
+                if len(line) + 1 + len(word) > WIDTH and line != start:
+                    self.lines.append(Line(line.rstrip("\\ ")))
+                    line = start + "    "
+                line += f" {word}"
+            self.lines.append(Line(line.rstrip("\\ ")))
 
     def extend(self, other: Text) -> None:
-        self.lines.extend(Line("  " * self.depth + line.text if line.text else "", line.span) for line in other.lines)
+        for line in other.lines:
+            moved = "  " * self.depth + line.text if line.text else ""
+            self.lines.extend(Line(part, line.span) for part in ([moved] if _is_comment(moved) else wrap(moved)))
 
     @contextmanager
     def block(self, head: str, tail: str = "}", span: Span | None = None) -> Iterator[None]:
@@ -51,16 +63,24 @@ class Text:
         return "".join(f"{line.text}\n" for line in self.lines)
 
 
-def wrap(line: str, width: int = 118) -> list[str]:
-    """A line of code without strings, broken after commas where it is too long."""
-    if len(line) <= width or '"' in line:
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("//")
+
+
+def wrap(line: str) -> list[str]:
+    """A line of code without strings, broken between operands or arguments where it is too long."""
+    if len(line) <= WIDTH or '"' in line:
         return [line]
     code, mark, remark = line.partition("  //")
     indent = " " * (len(line) - len(line.lstrip()) + 4)
     found: list[str] = []
-    while len(code) > width and (at := code.rfind(", ", len(indent), width)) > 0:
-        found.append(code[: at + 1])
-        code = indent + code[at + 2 :]
+    while len(code) > WIDTH:
+        places = [(code.rfind(symbol, len(indent), WIDTH - 2), keep) for symbol, keep in _BREAKS]
+        at, keep = max(places)
+        if at <= 0:
+            break
+        found.append(code[: at + keep])
+        code = indent + code[at + keep :].lstrip()
     return [*found, code + mark + remark]
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
 from attncc.codegen.emit.formula import formula, shortest
-from attncc.codegen.emit.params import Block, layout
+from attncc.codegen.emit.params import Block, Names, layout
 from attncc.codegen.emit.ranges import range_count, write_ranges
-from attncc.codegen.emit.stages import Member, Plan, plan, positions
+from attncc.codegen.emit.stages import Member, Plan, pair_cost, plan, positions
 from attncc.codegen.emit.text import Text
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Binary, Branch, Coord, Expr, Extent, Input, Param, Select, Variant
@@ -27,6 +27,8 @@ SCORE = Input("score")
 SM_SCALE = Param("$sm_scale", Type.F32)  # the block's value, uniform over heads; no user's name starts with $
 
 _INLINE = "static __device__ __forceinline__"
+_OUT_OF_LINE = "static __device__ __attribute__((noinline))"
+_INLINE_LIMIT = 90  # instructions a pair; two copies for each of a thread's 64 and more pairs are inlined
 _GEOMETRY = {"$q_start": "q_start", "$k_start": "k_start", "qo_len": "qo_len", "kv_len": "kv_len"}
 _LAUNCH = ("batch", "num_heads", "num_kv_heads")
 _CONFIG = ("head_dim", "head_dim_v")
@@ -246,10 +248,45 @@ class _Writer:
         self.out.comment(f"{name} = {'sm_scale * dot(query, key)' if written is None else formula(written)}")
         span = self._span(written) if written is not None else None
         arguments = f"({first}const Item& item, const Row& r, {tile}const Key& c, int row, int col)"
+
+        def leaf(node: Expr) -> str | None:
+            return leaves.get(node) or member_leaf(node)
+
+        out_of_line = pair_cost(expr, (*self.plan.item, *self.plan.row, *self.plan.key)) > _INLINE_LIMIT
+        passed = self._out_of_line(name, ctype, expr, leaf, span) if out_of_line else []
         with self.out.block(f"{_INLINE} {ctype} {name}{arguments}", span=span):
-            emitter = self._emitter(self.out, lambda node: leaves.get(node) or member_leaf(node), "item.params->")
-            (value,) = emitter.values([expr])
+            if out_of_line:
+                self.out.add(f"return {name}_of({', '.join(passed)});", span)
+            else:
+                (value,) = self._emitter(self.out, leaf, "item.params->").values([expr])
+                self.out.add(f"return {value};", span)
+
+    def _out_of_line(self, name: str, ctype: str, expr: Expr, leaf: Leaf, span: Span | None) -> list[str]:
+        """Writes ``name_of``, a function of exactly what ``expr`` reads, and returns what to pass."""
+        passed: dict[str, tuple[str, str]] = {}  # what is read -> (type, name)
+        names = Names({"params"})
+
+        def argument(node: Expr) -> str | None:
+            text = leaf(node)
+            if text is None:
+                return None
+            if text not in passed:
+                passed[text] = (CTYPE[node.type], names.pick(text.rpartition(".")[2]))
+            return passed[text][1]
+
+        body = Text()
+        (value,) = self._emitter(body, argument, "params.").values([expr])
+        declared = [f"{kind} {argument_name}" for kind, argument_name in passed.values()]
+        given = list(passed)
+        if any("params." in line.text for line in body.lines) or "params." in value:
+            declared.insert(0, "const Params& params")
+            given.insert(0, "*item.params")
+        self.out.comment("Out of line: a kernel visits many pairs a tile, and copies for each would not fit its cache.")
+        with self.out.block(f"{_OUT_OF_LINE} {ctype} {name}_of({', '.join(declared)})", span=span):
+            self.out.extend(body)
             self.out.add(f"return {value};", span)
+        self.out.add()
+        return given
 
     def _sink(self) -> None:
         self.out.add()

@@ -15,6 +15,7 @@ from tests.unit.test_emit import check_ranges, scores_for
 PER_LIBRARY = 30
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("canonical", [False, True], ids=["as written", "canonical"])
 def test_random_variants(canonical: bool, tmp_path: Path, fuzz_full: bool) -> None:
     """Masks are equal in every pair, logits and sinks to rounding, and ranges are sound."""

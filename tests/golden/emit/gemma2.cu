@@ -35,9 +35,10 @@ struct Variant {
 
   static __device__ __forceinline__ Item item(const Params& params, const attncc::Work& work) {
     const attncc::Geometry g = attncc::geometry(params.launch, work.b);
+    const float t0 = params.softcap.get(work.b);
     return {
-      params.softcap.get(work.b) * 1.442695f,
-      exact::div(params.launch.sm_scale.get(work.b), params.softcap.get(work.b)),
+      t0 * 1.442695f,
+      exact::div(params.launch.sm_scale.get(work.b), t0),
       g.k_start,
       params.window.get(work.b),
       g.q_start,
