@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attncc.cli.main import OK, USER_ERROR, main
+from attncc.cli.main import OK, USAGE, USER_ERROR, main
 
 pytest.importorskip("cuda.bindings", reason="the compiler is not installed")
 
@@ -105,3 +105,18 @@ def test_a_folder_that_cannot_be_made_is_a_users_mistake(
     assert "error[A0920]" in capsys.readouterr().err
     assert main(["compile", tiny, "--emit=ir,ast", "-o", str(tmp_path / "file")]) == USER_ERROR
     assert "error[A0920]" in capsys.readouterr().err
+
+
+def test_the_ir_is_printed_after_a_pass_and_passes_are_timed(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from attncc.ir.text import parse
+    from attncc.passes.pipeline import PIPELINE
+
+    assert main(["compile", tiny, "--emit=ir", "--print-ir-after=all", "--time-passes"]) == OK
+    err = capsys.readouterr().err
+    names = [item.name for item in PIPELINE]
+    assert [line.removeprefix("# after ") for line in err.splitlines() if line.startswith("# after ")] == names
+    assert parse(err.split(f"# after {names[-1]}\n")[1].split("\n\n")[0] + "\n").name == "tiny"
+    assert len([line for line in err.splitlines() if line.endswith(" ms")]) == len(names) + 1
+    assert main(["compile", tiny, "--emit=ir", "--print-ir-after", names[0]]) == OK
+    assert capsys.readouterr().err.count("# after ") == 1
+    assert main(["compile", tiny, "--emit=ir", "--print-ir-after", "nonsense"]) == USAGE
