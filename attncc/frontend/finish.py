@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from attncc.diagnostics import Span
+from attncc.diagnostics import LanguageError, Span
 from attncc.frontend.hooks import Hooks
 from attncc.frontend.value import Value
 from attncc.ir import build
@@ -70,8 +70,13 @@ def assemble(
         Require(statements.finish(f"require {i}", "require", cond), text) for i, (cond, text) in enumerate(requires)
     ]
     branches = [_branch(statements, branch, _combined(stated.written, own)) for branch, own in stated.branches.items()]
+    known = tuple(stated.branches)
     output = None if stated.output is None else statements.finish("output", "output", stated.output)
+    if output is not None:
+        _check_branch(output, known, statements.records["output"])
     emits = [_emit(statements, emitted, value) for emitted, value in stated.emits.items()]
+    for emit in emits:
+        _check_branch(emit.value, known, statements.records[f"emit {emit.name}"])
     variant = Variant(
         name,
         params,
@@ -101,6 +106,20 @@ def _branch(statements: Statements, name: str, written: Mapping[str, Value]) -> 
 def _emit(statements: Statements, name: str, value: Value) -> Emit:
     expr = statements.finish(f"emit {name}", "emit", value)
     return Emit(name, emit_axis(expr) or "row", expr)
+
+
+def _check_branch(expr: Expr, branches: tuple[str, ...], spans: Mapping[Expr, list[Span]]) -> None:
+    """Outside the branches an input is one branch's. Raises LanguageError A0407."""
+    for node in walk(expr):
+        if branches and isinstance(node, Input) and node.name in INPUTS and not node.branch:
+            raise LanguageError(
+                "A0407",
+                f"`{node.name}` of which branch?",
+                span=next(iter(spans.get(node, ())), None),
+                expected=" or ".join(f'at.branch("{branch}").{node.name}' for branch in branches),
+                got=f"at.{node.name}",
+                help=f'this variant has branches; name the one you mean: `at.branch("{branches[0]}").{node.name}`',
+            )
 
 
 def spans_of(value: Value) -> dict[Expr, list[Span]]:

@@ -176,7 +176,7 @@ def function_place(code: CodeType, module_globals: dict[str, object]) -> Functio
     tree = None if source is None else _tree(source)
     if source is None or tree is None:
         return None
-    for node in {**dict.fromkeys(tree.parents)}:
+    for node in tree.parents:
         if not isinstance(node, _FUNCTIONS):
             continue
         decorators = [] if isinstance(node, ast.Lambda) else node.decorator_list

@@ -79,7 +79,6 @@ class _Signature:
 
 def _declare(function: FunctionType, frame: FrameType) -> _Signature:
     place = function_place(function.__code__, function.__globals__)
-    parameters = list(inspect.signature(function).parameters.values())
 
     def fail(code: str, message: str, span: Span | None, expected: str, got: str, help: str) -> TracingError:
         where = span or (place.name if place else caller())
@@ -88,6 +87,17 @@ def _declare(function: FunctionType, frame: FrameType) -> _Signature:
     def span_of(name: str) -> Span | None:
         return place.parameters.get(name) if place else None
 
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except NameError as error:  # since Python 3.14 annotations are evaluated here
+        raise fail(
+            "A0608",
+            "an annotation names what is not defined",
+            None,
+            "names that are known where the function stands",
+            str(error),
+            "import it outside of `if TYPE_CHECKING`",
+        ) from None
     flags = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
     if function.__code__.co_flags & flags or not function.__name__.isidentifier():
         raise fail(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
 import textwrap
 from functools import reduce
 from typing import Any
@@ -29,7 +31,6 @@ from attncc import (
     all_over,
     any_over,
     dot,
-    expect,
     hooks,
     require,
     rowmax,
@@ -343,7 +344,7 @@ def test_every_hook_arrives() -> None:
             weight=at.logits,
             normalize=where(at.total > 1.0, at.total, 1.0),
             output=at.out * g[at.h],
-            emit={"top": rowmax(at.logits), "entropy": at.lse - expect(at.logits)},
+            emit={"top": rowmax(at.logits), "mass": at.total},
         )
 
     variant = trace(everything)
@@ -351,6 +352,7 @@ def test_every_hook_arrives() -> None:
     assert variant.branches[0].sm_scale is Cast(Type.F32, build.i32(1))
     assert variant.output is Binary("mul", Input("out"), Load("g", (H,), Type.F32))
     assert variant.emits[0] == Emit("top", "row", Reduce("rowmax", Input("logits")))
+    assert variant.emits[1] == Emit("mass", "row", Input("total"))
     assert [require.text for require in variant.requires] == ["pairs of channels"]
 
 
@@ -459,6 +461,10 @@ TWINS = {
             normalize = max(abs(total), 1.0)
         }
         """,
+    ),
+    "entropy": (
+        "@attncc.variant\ndef e(at: At):\n    return hooks(emit={'entropy': at.lse - expect(at.logits)})\n",
+        "variant e { emit entropy = lse - expect(logits) }",
     ),
     "column sums": (
         "@attncc.variant\ndef h2o(at: At):\n    return hooks(mask=at.q >= at.k, emit={'mass': colsum(at.prob)})\n",
@@ -615,6 +621,12 @@ def test_torch_functions_name_ours() -> None:
     with pytest.raises(TracingError) as caught:
         traced("@attncc.variant\ndef v(at):\n    return hooks(logits=at.score + x)\n", x=torch.zeros(3))
     assert caught.value.code in ("A0604", "A0612")
+
+
+def test_the_front_end_loads_nothing_heavy() -> None:
+    program = "import sys, attncc.frontend; print(*{'lark', 'numpy', 'torch', 'cupy', 'rich'} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
 
 
 def test_the_callers_frame_is_the_first_outside_the_package() -> None:
