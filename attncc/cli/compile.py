@@ -204,7 +204,7 @@ def _report(result: Stages) -> str:
     lines = [
         f"{data['variant']} for {data['target']}, {data['dtype']}, {dims}",
         f"  family         {data['family']}",
-        f"  tile           {', '.join(f'{name} {value}' for name, value in data['tile'].items())}",
+        f"  tile           {', '.join(f'{n} {value}' for n, value in data['tile'].items() if 'head_dim' not in n)}",
         f"  threads        {data['threads']} a block",
         f"  registers      {main['registers']} a thread",
         f"  spills         {f'{spilled} bytes a thread' if spilled else 'none'}",
