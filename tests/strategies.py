@@ -250,7 +250,8 @@ def variants(draw: st.DrawFn, served: bool = False) -> Variant:
         value = maybe(
             lambda: Reduce("expect", draw(expressions(Type.F32, replace(pair, floats=(Input("logits"),))))), 6
         )
-        emits = () if value is None else (Emit("extra", "row", Binary("sub", Input("lse"), value)),)
+        norm = Input("lse" if branch.weight is None else "total")
+        emits = () if value is None else (Emit("extra", "row", Binary("sub", norm, value)),)
         cond = maybe(lambda: draw(expressions(Type.BOOL, replace(row, axes=(), tensors=()))), 6)
         requires = () if cond is None else (Require(cond, 'say "why"'),)
     return Variant("random", PARAMS, TENSORS, (), requires, (branch,), output, emits)

@@ -82,6 +82,11 @@ COORD_AXES: dict[str, frozenset[str]] = {
 }
 _UNIFORM_EXTENTS = frozenset(EXTENTS) - {"qo_len", "kv_len"}
 _ROWWISE = frozenset({"b", "h", "hk", "row"})
+_ATTENDED = {
+    "expect": frozenset({"b", "h", "row"}),
+    "rowmax": frozenset({"b", "h", "row"}),
+    "colsum": frozenset({"b", "h", "col"}),
+}
 _PAIRWISE = _ROWWISE | {"col"}
 
 
@@ -134,6 +139,8 @@ def axes_below(root: Expr) -> dict[Expr, frozenset[str]]:
             below = frozenset({"b"}) if isinstance(node, Param) or node.name in EXTENTS else frozenset()
         elif isinstance(node, Reduce):
             below -= {"dot": {"d"}, "expect": {"col"}, "rowmax": {"col"}, "colsum": {"row"}}.get(node.kind, {node.axis})
+            # which pairs are attended differs from row to row and from column to column, whatever is reduced
+            below |= _ATTENDED.get(node.kind, frozenset())
         found[node] = below
     return found
 
@@ -319,6 +326,35 @@ def _emit(variant: Variant, emit: Emit) -> None:
             "one per pair" if not axis else f"declared per {emit.axis}",
             "reduce it: expect(x), rowmax(x) over the keys, colsum(x) over the rows",
         )
+    for node in walk(emit.value):
+        if isinstance(node, Reduce) and node.kind in _ATTENDED:
+            _over_pairs(variant, node)
+
+
+def _over_pairs(variant: Variant, reduction: Reduce) -> None:
+    """A reduction over attended pairs runs over those of one branch, and before any column sum is known."""
+    inside = tuple(walk(reduction.body))
+    if any(isinstance(node, Reduce) and node.kind == "colsum" for node in inside):
+        raise _error(
+            variant,
+            reduction,
+            "A0410",
+            "a column sum is known after the last row only",
+            "colsum(x) outside other reductions",
+            f"colsum inside {reduction.kind}",
+            "emit the column sums on their own, and combine them with the other output afterwards",
+        )
+    read = sorted({node.branch for node in inside if isinstance(node, Input)})
+    if len(variant.branches) > 1 and len(read) != 1:
+        raise _error(
+            variant,
+            reduction,
+            "A0410",
+            f"`{reduction.kind}` runs over the pairs of one branch",
+            "inputs of one branch",
+            " and ".join(f"`{name}`" for name in read) or "none",
+            f"write one `{reduction.kind}` per branch",
+        )
 
 
 def _place(variant: Variant, name: str, expr: Expr, *, branches: Iterable[str]) -> None:
@@ -344,6 +380,9 @@ def _place(variant: Variant, name: str, expr: Expr, *, branches: Iterable[str]) 
                 )
             if node.branch not in known or (node.branch == "" and node.name != "sm_scale" and "" not in known):
                 raise _error(variant, node, "A0407", f"no branch `{node.branch}` here", ", ".join(known), node.branch)
+            if node.name == "lse" and variant.branch(node.branch).weight is not None:
+                help = "with `weight` read `total`, the sum of the weights"
+                raise _error(variant, node, "A0402", "`lse` belongs to softmax", "`total`", "`lse` with `weight`", help)
         kind = node.kind if isinstance(node, Reduce) else "after" if isinstance(node, After) else None
         if kind is not None and kind not in hook.reductions:
             places = [other for other, rule in HOOKS.items() if kind in rule.reductions]

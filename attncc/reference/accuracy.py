@@ -1,6 +1,6 @@
 """How close a kernel must come to the oracle: the bounds of section 8 of the design. Knows results, not how they came.
 
-For every row ‖err‖₂ ≤ 1.5·(‖eager err‖₂ + u·‖ref‖₂); the mean over a case of ‖err‖₂ ≤ that of eager; |lse − ref| ≤ 2e-3.
+For every row ‖err‖₂ ≤ 1.5·(‖eager err‖₂ + u·‖ref‖₂); the mean over a case of ‖err‖₂ ≤ eager's; |lse − ref| ≤ 2e-3.
 A row is one query row of one head; u is 2⁻⁹ for bf16 and 2⁻¹² for f16. The mean of a case under 4,096 elements is a
 matter of luck, so such cases go into a ``Pool`` and the pool's mean is judged.
 """

@@ -17,7 +17,7 @@ import numpy as np
 
 from attncc.ir.nodes import SOFTMAX, Variant
 from attncc.reference.blocks import pair_bytes, split
-from attncc.reference.call import Block, PerRequest, Sizes, make_call
+from attncc.reference.call import Block, Call, PerRequest, Sizes, make_call
 from attncc.reference.emits import Emits
 from attncc.reference.hooks import Hooks, Rows, mask
 from attncc.reference.rounding import EXACT, PRECISIONS, Array
@@ -77,25 +77,8 @@ def attention(
         kv_lens=kv_lens,
         precision=EXACT if dtype is None else PRECISIONS[dtype],
     )
-    hooks, emits = Hooks(call, q, k, v), Emits.of(call)
-    out = np.zeros((sizes.batch, sizes.qo_len, sizes.num_heads, hooks.out_length))
-    softmax = len(variant.branches) == 1 and variant.reduction(variant.branches[0]) is SOFTMAX
-    lse = np.full((sizes.batch, sizes.qo_len, sizes.num_heads), -np.inf) if softmax else None
-    pair = pair_bytes(variant, max(call.channels, 1))
-    for b in range(sizes.batch):
-        rows, cols = int(call.qo_lens[b]), int(call.kv_lens[b])
-        for heads, parts in split(sizes.num_heads, rows, cols, pair, block_bytes):
-            hooks.next_heads()
-            for part in parts:
-                block = Block(b, heads, part, range(cols))
-                done = {branch.name: hooks.branch(branch, block) for branch in variant.branches}
-                here = (b, slice(part.start, part.stop), slice(heads.start, heads.stop))
-                out[here] = hooks.output(block, done)
-                if lse is not None:
-                    lse[here] = _only_lse(done)
-                emits.rows(block, done)
-            emits.columns(Block(b, heads, None, range(cols)))
-    return Result(out, lse, emits.values)
+    with np.errstate(all="ignore"):  # every expression has a value everywhere; NaN and Inf are among them
+        return _run(call, q, k, v, block_bytes)
 
 
 def attended(
@@ -131,6 +114,29 @@ def attended(
         block = Block(b, range(sizes.num_heads), range(int(call.qo_lens[b])), range(int(call.kv_lens[b])))
         found[b, :, : len(block.rows or ()), : len(block.cols or ())] = mask(call, hooks, block)
     return found
+
+
+def _run(call: Call, q: Array, k: Array, v: Array, block_bytes: int) -> Result:
+    variant, sizes = call.variant, call.sizes
+    hooks, emits = Hooks(call, q, k, v), Emits.of(call)
+    out = np.zeros((sizes.batch, sizes.qo_len, sizes.num_heads, hooks.out_length))
+    softmax = len(variant.branches) == 1 and variant.reduction(variant.branches[0]) is SOFTMAX
+    lse = np.full((sizes.batch, sizes.qo_len, sizes.num_heads), -np.inf) if softmax else None
+    pair = pair_bytes(variant, max(call.channels, 1))
+    for b in range(sizes.batch):
+        rows, cols = int(call.qo_lens[b]), int(call.kv_lens[b])
+        for heads, parts in split(sizes.num_heads, rows, cols, pair, block_bytes):
+            hooks.next_heads()
+            for part in parts:
+                block = Block(b, heads, part, range(cols))
+                done = {branch.name: hooks.branch(branch, block) for branch in variant.branches}
+                here = (b, slice(part.start, part.stop), slice(heads.start, heads.stop))
+                out[here] = hooks.output(block, done)
+                if lse is not None:
+                    lse[here] = _only_lse(done)
+                emits.rows(block, done)
+            emits.columns(Block(b, heads, None, range(cols)))
+    return Result(out, lse, emits.values)
 
 
 def _only_lse(done: Mapping[str, Rows]) -> Array:

@@ -100,8 +100,7 @@ class Hooks:
         out, prob = done.out, None
         assert done.lse is not None
         if self.keeps_prob:
-            with np.errstate(all="ignore"):
-                prob = np.where(attend, np.exp(logits - done.lse[..., None].astype(logits.dtype)), 0)
+            prob = np.where(attend, np.exp(logits - done.lse[..., None].astype(logits.dtype)), 0)
         if self.call.precision is not EXACT:
             assert prob is not None
             prob = self.call.precision.round(prob)
@@ -122,8 +121,7 @@ class Hooks:
         prob = None
         if self.keeps_prob:
             shares = np.ones(attend.shape[:2]) if denominator is None else denominator
-            with np.errstate(all="ignore"):
-                prob = np.where(attend & np.not_equal(shares, 0)[..., None], weight / shares[..., None], 0)
+            prob = np.where(attend & np.not_equal(shares, 0)[..., None], weight / shares[..., None], 0)
         return Rows(_columns(block), attend, logits, prob, self.call.precision.round(out), done.total, None)
 
     def output(self, block: Block, done: Mapping[str, Rows]) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attncc.diagnostics import LanguageError, Source
+from attncc.diagnostics import Source
 from attncc.grammar import read
 from attncc.ir.nodes import Variant
 from attncc.reference import Sizes, attended, attention
@@ -239,12 +239,6 @@ def test_channels_by_bare_d_are_cut_to_the_vector() -> None:
     np.testing.assert_allclose(got.out, plain.out, rtol=1e-6)
 
 
-def test_a_sum_of_columns_inside_a_row_reduction_is_refused() -> None:
-    with pytest.raises(LanguageError) as caught:
-        attention(written("variant v { emit e = expect(colsum(prob)) }"), *inputs(2, 2))
-    assert caught.value.code == "A0410"
-
-
 def test_emits_are_zero_outside_a_request() -> None:
     given = problem(np.random.default_rng(5), rows=6, cols=9, ragged=True)
     text = "variant v { mask = q >= k; emit m = colsum(prob); emit n = rowmax(1.0 + 0.0 * logits) }"
@@ -253,6 +247,11 @@ def test_emits_are_zero_outside_a_request() -> None:
         assert np.all(got.emits["m"][b, cols:] == 0)
         assert np.all(got.emits["n"][b, rows:] == 0)
         np.testing.assert_allclose(got.emits["m"][b, :cols].sum(), rows * given.heads, rtol=1e-12)
+
+
+def test_a_constant_summed_over_rows_counts_who_attends() -> None:
+    got = attention(written("variant v { mask = q >= k; emit rows = colsum(1.0) }"), *inputs(4, 6))
+    np.testing.assert_array_equal(got.emits["rows"][0, :, 0], [4, 4, 4, 3, 2, 1])
 
 
 def test_structural_inputs_show_every_key() -> None:
