@@ -122,6 +122,9 @@ class VariantFactory(Generic[P]):
         """``__call__`` with the parameters as a mapping."""
         names = {declared.name: declared for declared in self.definition.constants}
         constants = {name: _constant(self.name, names[name], value) for name, value in given.items() if name in names}
+        for declared in self.definition.constants:
+            if declared.default is None and declared.name not in constants:
+                raise self._missing(declared.name, f"a constant of type {declared.type.value}")
         filled, variant = self.instantiate(constants)
         rest = {name: value for name, value in given.items() if name not in names}
         self._check_names(rest, variant)

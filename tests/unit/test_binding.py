@@ -71,6 +71,15 @@ def test_parameters_do_not_make_new_variants_and_constants_do() -> None:
     assert [declared.name for declared in dilated().variant.params] == ["bits"]
 
 
+def test_a_constant_without_default_must_be_given() -> None:
+    @attncc.variant
+    def power(at: At, *, p: Const[float]) -> Hooks:
+        return hooks(logits=at.score**p)
+
+    assert power(p=2).constants == {"p": 2.0}
+    assert "`p`" in failure("A0803", lambda: power()).message  # type: ignore[call-arg]
+
+
 def test_numpy_numbers_are_numbers() -> None:
     bound = gemma2(softcap=np.float32(30.0), window=np.int64(7))  # type: ignore[arg-type]
     assert bound.params == {"softcap": 30.0, "window": 7}
