@@ -40,8 +40,8 @@ _LONG = 70
 
 
 def range_count(program: TileProgram) -> int:
-    """How many ranges the C++ of a program writes."""
-    return len(_ranges(program))
+    """How many ranges the C++ of a program writes at most; at least 1, the size of an array."""
+    return max(1, len(_ranges(program)))
 
 
 def _ranges(program: TileProgram) -> list[tuple[int, int, int]]:

@@ -6,6 +6,7 @@ Knows the IR and the contract of the joint, and no kernel family. The text uses 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ from attncc.codegen.emit.stages import Member, Plan, pair_cost, plan, positions
 from attncc.codegen.emit.text import Text
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Binary, Branch, Coord, Expr, Extent, Input, Param, Select, Variant
-from attncc.ir.types import Type
+from attncc.ir.types import Type, round_f32
 from attncc.ir.walk import substitute
+from attncc.passes.bounds import logit_bound
 from attncc.passes.ranges import tile_program
 from attncc.passes.scale import fold_scale, fold_sink
 
@@ -170,7 +172,9 @@ class _Writer:
 
     @property
     def logit_bound(self) -> float:
-        return 0.0
+        """In the log2 domain, with room for the rounding of the last multiplication; 0 where none is proven."""
+        bound = logit_bound(self.variant)
+        return 0.0 if bound is None else round_f32(bound * math.log2(math.e) * (1 + 2**-16))
 
     def _structs(self) -> None:
         for name, members in (("Item", self.plan.item), ("Row", self.plan.row), ("Key", self.plan.key), ("Tile", ())):

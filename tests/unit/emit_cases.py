@@ -71,6 +71,7 @@ def examples() -> dict[str, Variant]:
     found = [
         make("dense"),
         make("causal", mask=causal),
+        make("nothing", mask=build.FALSE),
         make("gemma2", params="softcap:f32=50.0 window:i32=7", mask=window(width),
              logits=op("*", softcap, fn("tanh", op("/", score, softcap)))),
         make("alibi", tensors=(slopes,), mask=causal,

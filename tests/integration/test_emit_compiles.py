@@ -1,0 +1,45 @@
+"""Every variant of the repository that the portable family serves, through NVRTC at head dim 128: no spills."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attncc import grammar
+from attncc.codegen.emit.source import emit_kernel
+from attncc.codegen.families import mma_sm80
+from attncc.codegen.nvrtc import compile_cuda
+from attncc.codegen.select import features
+from attncc.ir.nodes import Variant
+from attncc.passes.canonicalize import canonicalize
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted([*ROOT.glob("examples/*.attn"), *ROOT.glob("tests/variants/v*.attn")])
+
+
+def served() -> list[tuple[str, Variant]]:
+    """(place, canonical variant) of every variant in FILES that the family does not refuse."""
+    found = []
+    for path in FILES:
+        for name, definition in grammar.read(path).definitions.items():
+            variant = canonicalize(definition.instantiate())
+            if not mma_sm80.refuse(features(variant)):
+                found.append((f"{path.stem}-{name}", variant))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_everything_served_compiles_without_spills(arch: str) -> None:
+    variants = served()
+    assert len(variants) > 40, "the examples and the acceptance set of masks and scores"
+    wrong = {}
+    for place, variant in variants:
+        config = mma_sm80.choose("bf16", 128, 128, arch)
+        source = emit_kernel(variant, mma_sm80, config)
+        compiled = compile_cuda(source.text, arch=arch, name=source.name)
+        used = compiled.resources[mma_sm80.ENTRIES["main"]]
+        if used.spill_loads or used.spill_stores or used.stack or compiled.warnings:
+            wrong[place] = (used, compiled.warnings)
+    assert not wrong
