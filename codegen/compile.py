@@ -24,7 +24,6 @@ from attncc.codegen.toolchain import toolchain
 from attncc.ir.nodes import Variant
 from attncc.ir.text import dump
 from attncc.passes.canonicalize import canonicalize
-from attncc.passes.ranges import tile_program
 
 if TYPE_CHECKING:
     from attncc.codegen.emit.source import KernelSource
@@ -175,6 +174,8 @@ class Stages:
         return json.dumps(value, indent=2) + "\n" if isinstance(value, dict) else value
 
     def _make(self) -> Artifact:
+        from attncc.passes.ranges import tile_program
+
         made = self.compiled
         module, config = self.choice.module, self.choice.config
         rule = config.launch_rule()

@@ -1,0 +1,242 @@
+"""From a variant to an artifact: which family, which key, what is in the manifest, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import attncc
+from attncc.artifact import Artifact
+from attncc.cache import Cache
+from attncc.codegen.compile import STAGES, KernelSpec, compile_variant, stages
+from attncc.codegen.launch_block import LAUNCH_FIELDS
+from attncc.codegen.select import FAMILIES, features
+from attncc.diagnostics import UnsupportedError
+from attncc.ir.nodes import Variant
+from attncc.ir.text import parse
+from attncc.passes.tile_program import TileProgram
+
+SPEC = KernelSpec("sm_90a", "bf16", 128)
+SERVED = ["causal", "window", "gemma2", "alibi", "prefix_lm", "documents", "streaming_llm", "gpt_oss", "t5_bias"]
+SERVED += ["longformer", "transfusion"]
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def variant_of(text: str) -> Variant:
+    """The only variant of a text in the language."""
+    from attncc.diagnostics import Source
+    from attncc.grammar import read
+
+    module = read(Source("test.attn", text))
+    (definition,) = module.definitions.values()
+    return definition.instantiate({})
+
+
+def example(name: str) -> Variant:
+    return attncc.load(EXAMPLES / f"{name}.attn")[name].definition.instantiate({})
+
+
+GEMMA2 = """
+variant gemma2(softcap: f32 = 50.0, w: i32) {
+    logits = softcap * tanh(score / softcap)
+    mask   = q >= k and q - k < w
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def gemma2() -> Artifact:
+    return compile_variant(variant_of(GEMMA2), SPEC)
+
+
+def test_a_kernel_has_what_a_launch_needs(gemma2: Artifact) -> None:
+    manifest = gemma2.manifest
+    assert gemma2.cubin[:4] == b"\x7fELF"
+    assert gemma2.main.symbol.encode() in gemma2.cubin
+    assert (manifest.variant, manifest.arch, manifest.dtype, manifest.head_dim) == ("gemma2", "sm_90a", "bf16", 128)
+    assert manifest.toolchain["nvrtc"].startswith("13.0")
+    assert manifest.warnings == ()
+    assert gemma2.main.registers > 0
+    assert (gemma2.main.spill_loads, gemma2.main.spill_stores) == (0, 0)
+
+
+def test_the_block_begins_with_launch_and_holds_every_parameter(gemma2: Artifact) -> None:
+    abi = gemma2.manifest.abi
+    assert [(word.name, word.ctype, word.offset) for word in abi.words[: len(LAUNCH_FIELDS)]] == [
+        (f"launch.{field.name}", field.ctype, field.offset) for field in LAUNCH_FIELDS
+    ]
+    assert [(p.name, p.type, p.default) for p in abi.params] == [("softcap", "f32", 50.0), ("w", "i32", None)]
+    words = {word.name: word for word in abi.words}
+    for parameter in abi.params:
+        assert words[f"{parameter.word}.value"].ctype == parameter.type
+        assert words[f"{parameter.word}.data"].ctype == "ptr"
+    assert max(word.offset for word in abi.words) < abi.size
+
+
+def test_a_capture_states_its_dims() -> None:
+    text = "variant v(bias: bf16[num_heads, 2 * n + 1, n]) { logits = score + bias[h, q, k] }"
+    (capture,) = compile_variant(variant_of(text), SPEC).manifest.abi.tensors
+    assert (capture.name, capture.storage, capture.dims) == ("bias", "bf16", ("num_heads", "n * 2 + 1", "n"))
+
+
+def test_the_manifest_carries_the_loop_bounds(gemma2: Artifact) -> None:
+    program = TileProgram.from_json(gemma2.manifest.bounds)
+    assert program.cover
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_examples_compile_without_spills_or_warnings(name: str) -> None:
+    for spec in (SPEC, replace(SPEC, arch="sm_80", dtype="f16", head_dim=64)):
+        artifact = compile_variant(example(name), spec)
+        assert artifact.main.spill_stores == artifact.main.spill_loads == 0
+        assert artifact.manifest.warnings == ()
+
+
+# Keys --------------------------------------------------------------------------------------------------------------
+
+
+def key(text: str, spec: KernelSpec = SPEC) -> str:
+    return stages(variant_of(text), spec).key
+
+
+def test_the_same_formula_written_otherwise_is_the_same_kernel() -> None:
+    other = """
+    # another file, other names of nothing that a kernel sees
+    mask recent(width) = q - k < width
+    variant gemma2(softcap: f32 = 50.0, w: i32) {
+        let capped = tanh(score / softcap)
+        mask   = recent(w) and not (k > q)
+        logits = capped * softcap
+    }
+    """
+    assert key(other) == key(GEMMA2)
+
+
+def test_text_and_tracer_give_the_same_kernel() -> None:
+    @attncc.variant
+    def gemma2(at: attncc.At, *, softcap: float = 50.0, w: int) -> Any:
+        return attncc.hooks(logits=softcap * attncc.tanh(at.score / softcap), mask=(at.q >= at.k) & (at.q - at.k < w))
+
+    assert stages(gemma2.definition.instantiate({}), SPEC).key == key(GEMMA2)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        replace(SPEC, arch="sm_80"),
+        replace(SPEC, dtype="f16"),
+        replace(SPEC, head_dim=64),
+        replace(SPEC, precise=True),
+    ],
+    ids=str,
+)
+def test_what_forces_a_compile_is_in_the_key(spec: KernelSpec) -> None:
+    assert key(GEMMA2, spec) != key(GEMMA2)
+
+
+def test_a_forced_family_that_would_be_chosen_anyway_is_the_same_kernel() -> None:
+    assert key(GEMMA2, replace(SPEC, family="mma_sm80")) == key(GEMMA2)
+
+
+def test_a_second_process_reads_the_cache_and_loads_no_compiler(tmp_path: Path, repo_root: Path) -> None:
+    code = """
+import sys
+import attncc
+from attncc.codegen.compile import KernelSpec, stages
+made = stages(attncc.load("examples/causal.attn").causal().variant, KernelSpec("sm_90a", "bf16", 64)).made
+print(made.cached, *sorted({"cuda", "cupy", "numpy", "torch", "lark"} & {m.partition(".")[0] for m in sys.modules}))
+"""
+    environment = {"ATTNCC_CACHE_DIR": str(tmp_path), "PATH": "", "HOME": str(tmp_path)}
+
+    def run() -> list[str]:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert run()[0] == "False"
+    assert run() == ["True"]
+
+
+# Stages ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_stage_can_be_written(tmp_path: Path) -> None:
+    made = stages(variant_of(GEMMA2), SPEC, cache=Cache(tmp_path))
+    written = {stage: made.emit(stage) for stage in STAGES}
+    assert parse(made.ir) == made.variant
+    assert "tanh" in made.cuda
+    assert "#line" not in made.cuda
+    assert ".target sm_90a" in made.ptx
+    assert written["cubin"] == made.artifact.cubin
+    assert "HMMA" in made.sass
+    assert json.loads(made.manifest)["key"] == made.key
+    assert json.loads(str(written["report"]))["entries"]["main"]["registers"] == made.artifact.main.registers
+
+
+def test_the_report_says_whether_it_was_cached(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    variant = variant_of("variant only_here(z: f32) { logits = score * z }")
+    assert stages(variant, SPEC, cache=cache).report["cached"] is False
+    assert stages(variant, SPEC, cache=cache).report["cached"] is True
+
+
+def test_lines_of_generated_code_lead_to_the_variant() -> None:
+    assert '"test.attn"' in stages(variant_of(GEMMA2), SPEC).source.text
+
+
+# Refusals ----------------------------------------------------------------------------------------------------------
+
+UNSERVED = {
+    "weight": "weight = sigmoid(logits)",
+    "output": "output = out * 2.0",
+    "query": "query = query * 2.0",
+    "value": "value = value * 2.0",
+    "emit": "emit top = rowmax(logits)",
+    "branch": "branch x { logits = score }\n branch y { logits = score * 2.0 }\n output = x.out - y.out",
+}
+
+
+@pytest.mark.parametrize("feature", UNSERVED)
+def test_what_no_family_serves_is_named(feature: str) -> None:
+    variant = variant_of(f"variant v {{\n {UNSERVED[feature]}\n}}")
+    assert feature in features(variant).hooks
+    with pytest.raises(UnsupportedError) as caught:
+        compile_variant(variant, SPEC)
+    assert caught.value.code == "A0703"
+    assert feature in (caught.value.got or "")
+    assert {note.text.partition(":")[0] for note in caught.value.notes} == set(FAMILIES)
+
+
+def test_a_forced_family_names_everything_it_does_not_serve() -> None:
+    variant = variant_of("variant v {\n weight = sigmoid(logits)\n output = out * 2.0\n}")
+    with pytest.raises(UnsupportedError) as caught:
+        compile_variant(variant, replace(SPEC, family="mma_sm80", head_dim=72))
+    assert caught.value.code == "A0704"
+    for what in ("weight", "output", "head_dim 72"):
+        assert what in (caught.value.got or "")
+    assert caught.value.span is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "text"),
+    [
+        (replace(SPEC, arch="sm_91"), "A0701", "unknown target `sm_91`"),
+        (replace(SPEC, dtype="f32"), "A0702", "no kernel computes in f32"),
+        (replace(SPEC, head_dim=72), "A0703", "head_dim 72"),
+        (replace(SPEC, head_dim_v=64), "A0703", "head_dim_v 64"),
+        (replace(SPEC, family="flash"), "A0705", "unknown kernel family `flash`"),
+        (replace(SPEC, head_dim=0), "A0706", "head_dim 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_spec_is_named(spec: KernelSpec, code: str, text: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        compile_variant(variant_of(GEMMA2), spec)
+    assert caught.value.code == code
+    assert text in str(caught.value)
