@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from attncc import grammar
+from attncc.codegen.families import mma_sm80
+from attncc.codegen.select import features
 from attncc.ir import build
 from attncc.ir.extents import evaluate as evaluate_extent
 from attncc.ir.nodes import Branch, Coord, Expr, Extent, Input, Load, Param, ParamDecl, Reduce, Tensor, Variant
 from attncc.ir.types import Storage, Type
+from attncc.passes.canonicalize import canonicalize
 from attncc.reference.call import Block, Sizes, make_call
 from attncc.reference.evaluate import evaluate, scalar
 from attncc.reference.rounding import PRECISIONS
@@ -101,6 +105,17 @@ def examples() -> dict[str, Variant]:
         make("per_request", params="scale:f32=2.0", logits=op("*", score, op("+", Param("scale", Type.F32), b))),
     ]  # fmt: skip
     return {variant.name: variant for variant in found}
+
+
+def acceptance() -> dict[str, Variant]:
+    """The served variants of tests/variants and of the examples folder, by file and name."""
+    found = {}
+    for path in sorted([*emitted.ROOT.glob("tests/variants/v*.attn"), *emitted.ROOT.glob("examples/*.attn")]):
+        for name, definition in grammar.read(path).definitions.items():
+            variant = definition.instantiate()
+            if not mma_sm80.refuse(features(canonicalize(variant))):
+                found[f"{path.stem}-{name}"] = variant
+    return found
 
 
 SIZES = Sizes(batch=3, num_heads=4, num_kv_heads=2, head_dim=64, head_dim_v=64, qo_len=9, kv_len=14)
