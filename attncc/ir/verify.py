@@ -316,7 +316,8 @@ def _branch(variant: Variant, branch: Branch) -> None:
 def _emit(variant: Variant, emit: Emit) -> None:
     _place(variant, "emit", emit.value, branches=_branch_names(variant))
     axis = emit_axis(emit.value)
-    if axis != emit.axis:
+    # A value that turned out constant still fills the axis it was declared over.
+    if not axes(emit.value) & {"row", "col"} <= {emit.axis}:
         raise _error(
             variant,
             emit.value,

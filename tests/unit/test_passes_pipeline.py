@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from attncc.ir import text
-from attncc.ir.nodes import Branch, Expr, Param, Require, Variant
+from attncc.ir.nodes import Binary, Branch, Cast, Const, Coord, Emit, Expr, Param, Require, Variant
 from attncc.ir.types import Type
 from attncc.passes.pipeline import PIPELINE, Step, run
 from attncc.passes.strength import ReduceStrength
@@ -110,3 +110,10 @@ def test_masks_keep_their_meaning(mask: Expr, values: strategies.Values) -> None
     point = Point(values.coords, values.extents, values.params, values.tensors, {})
     found = True if after is None else evaluate(after, point)
     assert (np.broadcast_arrays(found, evaluate(mask, point))[0] == evaluate(mask, point)).all()
+
+
+def test_an_emit_that_turns_out_constant_keeps_its_axis() -> None:
+    col = Coord("col")
+    value = Cast(Type.F32, Binary("sub", col, col))
+    variant = Variant("v", emits=(Emit("zero", "col", value),))
+    assert run(variant).emits == (Emit("zero", "col", Const(0.0, Type.F32)),)
