@@ -68,10 +68,8 @@ class BoundVariant:
         return self.variant.name
 
     def __repr__(self) -> str:
-        scalars = {**self.constants, **self.params}
-        shown = [
-            f"{name}={shown(value)}" for name, value in (scalars | dict(self.tensors) | dict(self.operands)).items()
-        ]
+        given = {**self.constants, **self.params, **self.tensors, **self.operands}
+        items = [f"{name}={shown(value)}" for name, value in given.items()]
         return f"{self.name}({', '.join(items)})"
 
 
