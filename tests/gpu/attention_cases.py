@@ -25,7 +25,9 @@ POISON = 1024.0  # exact in every dtype
 
 def example(name: str) -> VariantFactory[...]:
     """The variant of an example's .attn file."""
-    return attncc.load(EXAMPLES / f"{name}.attn")[name]
+    module = attncc.load(EXAMPLES / f"{name}.attn")
+    (only,) = module
+    return module[only]
 
 
 @dataclass(frozen=True)
