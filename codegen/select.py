@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from attncc.codegen.targets import target
-from attncc.diagnostics import Note, UnsupportedError
+from attncc.diagnostics import Note, Span, UnsupportedError
 from attncc.ir.nodes import After, Variant
 from attncc.ir.walk import walk
 
@@ -150,7 +150,7 @@ def _unsupported(variant: Variant, spec: KernelSpec, refused: Mapping[str, tuple
     what = f"{spec.arch}, {spec.dtype}, head_dim {spec.head_dim}"
     what += f", head_dim_v {spec.dim_v}" if spec.dim_v != spec.head_dim else ""
     notes = tuple(Note(f"{name}: {'; '.join(reasons)}") for name, reasons in refused.items())
-    span = next((s for _, root in variant.roots() for s in variant.spans.get(root, ())), None)
+    span = _first_unserved(variant, refused)
     if spec.family is not None:
         return UnsupportedError(
             "A0704",
@@ -169,3 +169,20 @@ def _unsupported(variant: Variant, spec: KernelSpec, refused: Mapping[str, tuple
         help="on CPU tensors the reference runs every variant",
         notes=notes,
     )
+
+
+# What a family names, where it differs from the place the variant writes it.
+_WRITTEN_AS = {"after": "weight", "operands": "operand"}
+
+
+def _first_unserved(variant: Variant, refused: Mapping[str, tuple[str, ...]]) -> Span | None:
+    """Where the first hook stands that some family does not serve; None where only the shape is refused."""
+    reasons = {reason for given in refused.values() for reason in given}
+    unserved = {hook for hook in features(variant).hooks if f"{_describe(hook)} is not served" in reasons}
+    places = {_WRITTEN_AS.get(hook, hook) for hook in unserved}
+    for label, root in variant.roots():
+        hook = label.rpartition(".")[2].partition(" ")[0]
+        if hook in places or ("branch" in places and "." in label):
+            for span in variant.spans.get(root, ()):
+                return span
+    return None

@@ -94,7 +94,9 @@ def test_the_front_half_exists_for_what_no_kernel_serves(tmp_path: Path, capsys:
     assert main(["compile", str(path), "--emit=ir"]) == OK
     assert capsys.readouterr().out.startswith("variant later\n")
     assert main(["compile", str(path), "--emit=cuda"]) == USER_ERROR
-    assert "error[A0703]" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "error[A0703]" in err
+    assert f"--> {path}:1:26\n" in err  # the first hook that is not served
 
 
 def test_a_folder_that_cannot_be_made_is_a_users_mistake(

@@ -1,0 +1,58 @@
+"""The command line on a GPU: the kernel computes, is timed, and agrees with the reference; the examples do, too."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from attncc.cli.main import OK, USER_ERROR, main
+
+pytestmark = pytest.mark.gpu
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ARGUMENTS = {"prefix_lm": ["-D", "prefix=70,25"], "gemma2": ["-D", "w=64"], "t5_bias": ["--size", "buckets=32"]}
+SERVED = (
+    *("alibi", "causal", "documents", "gemma2", "gpt_oss", "longformer", "prefix_lm", "streaming_llm", "t5_bias"),
+    *("transfusion", "window"),
+)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+@pytest.mark.parametrize("name", SERVED)
+def test_run_computes_the_kernel_and_agrees(name: str, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", str(EXAMPLES / f"{name}.attn"), "--device", "gpu", "--dtype", dtype, "--kv-len", "333"]
+    status = main([*arguments, *ARGUMENTS.get(name, ())])
+    out = capsys.readouterr().out
+    assert status == OK, out
+    assert re.search(rf"gpu: {name}\.mma_sm80\.sm_\w+\.{dtype}\.d128\.\w+, [\d.]+ ms", out)
+    assert "\nagrees with the reference: " in out
+
+
+def test_run_refuses_what_no_kernel_serves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(EXAMPLES / "sigmoid.attn"), "-D", "bias=-5", "--device", "gpu"]) == USER_ERROR
+    assert "error[A0703]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_an_example_runs_its_kernel(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert ended.value.code is None, out
+    assert "kernel, torch.bfloat16: the worst row is" in out
+
+
+def test_env_lists_the_gpu_and_nothing_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "--json"]) == OK
+    data = json.loads(capsys.readouterr().out)
+    assert data["gpus"][0]["memory"] > 2**30
+    assert data["gpus"][0]["target"].startswith("sm_")
+    assert data["problems"] == []
+    assert data["can_run"]
