@@ -78,6 +78,20 @@ inline float cos(float x) { return ::cosf(x); }
 #endif
 }  // namespace mufu
 
+// One rounding for each operation: a compiler may not fuse these into a multiply-add. What decides (a comparison, a
+// rounding to an integer) then falls on the same side as the reference. A host compiler is told so by a flag.
+namespace rounded {
+#ifdef __CUDACC__
+__device__ __forceinline__ float add(float a, float b) { return __fadd_rn(a, b); }
+__device__ __forceinline__ float sub(float a, float b) { return __fsub_rn(a, b); }
+__device__ __forceinline__ float mul(float a, float b) { return __fmul_rn(a, b); }
+#else
+inline float add(float a, float b) { return a + b; }
+inline float sub(float a, float b) { return a - b; }
+inline float mul(float a, float b) { return a * b; }
+#endif
+}  // namespace rounded
+
 template <Accuracy accuracy>
 struct Fn {
   static constexpr bool is_exact = accuracy == Accuracy::exact;
@@ -92,15 +106,15 @@ struct Fn {
   __device__ __forceinline__ static int abs(int a) { return a < 0 ? neg(a) : a; }
   __device__ __forceinline__ static unsigned abs(unsigned a) { return a; }
 
-  __device__ __forceinline__ static float add(float a, float b) { return a + b; }
+  __device__ __forceinline__ static float add(float a, float b) { return is_exact ? rounded::add(a, b) : a + b; }
   __device__ __forceinline__ static int add(int a, int b) { return int(unsigned(a) + unsigned(b)); }
   __device__ __forceinline__ static unsigned add(unsigned a, unsigned b) { return a + b; }
 
-  __device__ __forceinline__ static float sub(float a, float b) { return a - b; }
+  __device__ __forceinline__ static float sub(float a, float b) { return is_exact ? rounded::sub(a, b) : a - b; }
   __device__ __forceinline__ static int sub(int a, int b) { return int(unsigned(a) - unsigned(b)); }
   __device__ __forceinline__ static unsigned sub(unsigned a, unsigned b) { return a - b; }
 
-  __device__ __forceinline__ static float mul(float a, float b) { return a * b; }
+  __device__ __forceinline__ static float mul(float a, float b) { return is_exact ? rounded::mul(a, b) : a * b; }
   __device__ __forceinline__ static int mul(int a, int b) { return int(unsigned(a) * unsigned(b)); }
   __device__ __forceinline__ static unsigned mul(unsigned a, unsigned b) { return a * b; }
 
@@ -119,7 +133,7 @@ struct Fn {
   }
   __device__ __forceinline__ static unsigned mod(unsigned a, unsigned b) { return b == 0u ? 0u : a % b; }
 
-  // Python's and numpy's float divmod: the remainder takes the divisor's sign, the quotient is the floor of the exact one.
+  // Python's and numpy's float divmod: the remainder takes the divisor's sign; the quotient is the exact one's floor.
   __device__ __forceinline__ static float mod(float a, float b) {
     if (b == 0.0f) return 0.0f;
     const float remainder = ::fmodf(a, b);
@@ -232,7 +246,8 @@ struct Fn {
 
   // max(a, 0) + log(1 + e^-|a|): no overflow for large a, no cancellation for small ones.
   __device__ __forceinline__ static float softplus(float a) {
-    const float tail = is_exact ? ::log1pf(::expf(-::fabsf(a))) : mufu::log2(1.0f + mufu::exp2(-::fabsf(a) * log2e)) * ln2;
+    const float tail = is_exact ? ::log1pf(::expf(-::fabsf(a)))
+                                : mufu::log2(1.0f + mufu::exp2(-::fabsf(a) * log2e)) * ln2;
     return ::fmaxf(a, 0.0f) + tail;
   }
 

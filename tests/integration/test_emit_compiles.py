@@ -43,3 +43,18 @@ def test_everything_served_compiles_without_spills(arch: str) -> None:
         if used.spill_loads or used.spill_stores or used.stack or compiled.warnings:
             wrong[place] = (used, compiled.warnings)
     assert not wrong
+
+
+def test_what_decides_is_not_fused() -> None:
+    """exact:: arithmetic rounds each operation on the GPU, as the reference does; other arithmetic may fuse."""
+    text = """#include "device/joint.cuh"
+#include "device/math.cuh"
+using exact = attncc::Fn<attncc::Accuracy::exact>;
+extern "C" __global__ void k(float* x) {
+  x[0] = exact::floor(exact::add(exact::mul(x[1], x[2]), x[3]));
+  x[4] = x[5] * x[6] + x[7];
+}
+"""
+    ptx = compile_cuda(text, arch="sm_90a").ptx.decode()
+    assert ptx.count("fma.rn.f32") == 1
+    assert ptx.count("mul.rn.f32") == ptx.count("add.rn.f32") == 1
