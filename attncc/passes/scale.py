@@ -141,8 +141,8 @@ class _Folder:
 
     def times(self, node: Expr, factor: Factor) -> Expr:
         """``node · factor`` as one multiplication by a value of the earliest stage."""
-        if factor.number == 1.0:
-            return node
+        if factor.number in (1.0, -1.0):
+            return node if factor.number == 1.0 else Unary("neg", node)
         return Binary("mul", node, self.value(factor))
 
     def value(self, factor: Factor) -> Expr:

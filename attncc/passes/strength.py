@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attncc.ir.extents import is_shape
 from attncc.ir.nodes import Binary, Const, Expr, Unary, Variant
 from attncc.ir.types import Type
 from attncc.ir.walk import rewrite_variant
@@ -26,8 +27,8 @@ def _cheaper(node: Expr) -> Expr:
     match node:
         case Binary(op="floordiv" | "mod", right=Const() as right) if node.type.is_integer:
             size = int(right.value)
-            if size <= 0 or size & (size - 1):
-                return node
+            if size <= 0 or size & (size - 1) or is_shape(node):
+                return node  # shapes keep the few operations that the host evaluates
             # Floor division and an arithmetic shift round alike; & of two's complement is the floored remainder.
             if node.op == "mod":
                 return Binary("bitand", node.left, Const(size - 1, node.type))

@@ -66,7 +66,7 @@ def test_proofs_hold_for_any_mask(mask: Expr, values: strategies.Values) -> None
         "k_start": int(values.coords["k"][0, 0]),
     }
     env = Environment(inputs, values.params, values.extents, values.tensors)
-    for size in (1, 4, 16):
+    for size in (2, 5):
         for row_lo, col_lo in product(range(0, rows, size), range(0, cols, size)):
             box = Box(row_lo, min(row_lo + size, rows), col_lo, min(col_lo + size, cols), h, h + 1)
             expected = _kind(truth[box.row_lo : box.row_hi, box.col_lo : box.col_hi])

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 
+from attncc.grammar import read
 from attncc.ir import text
 from attncc.ir.nodes import Binary, Branch, Cast, Const, Coord, Emit, Expr, Param, Require, Variant
 from attncc.ir.types import Type
 from attncc.passes.pipeline import PIPELINE, Step, run
+from attncc.passes.ranges import tile_program
+from attncc.passes.scale import fold_scale, fold_weight
 from attncc.passes.strength import ReduceStrength
 from attncc.passes.unroll import Unroll
 from tests import strategies
 from tests.evaluator import Point, evaluate
+
+ROOT = Path(__file__).parents[2]
 
 
 def lines(source: str) -> str:
@@ -117,3 +123,24 @@ def test_an_emit_that_turns_out_constant_keeps_its_axis() -> None:
     value = Cast(Type.F32, Binary("sub", col, col))
     variant = Variant("v", emits=(Emit("zero", "col", value),))
     assert run(variant).emits == (Emit("zero", "col", Const(0.0, Type.F32)),)
+
+
+FILES = sorted([*(ROOT / "examples").glob("*.attn"), *(ROOT / "tests" / "variants").glob("*.attn")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_listed_variants_pass_through(path: Path) -> None:
+    """Every listed variant settles, has small loop bounds, and leaves the pair what its score needs."""
+    for definition in read(path).definitions.values():
+        if any(constant.default is None for constant in definition.constants):
+            continue
+        variant = run(definition.instantiate())
+        assert run(variant) == variant
+        program = tile_program(variant)
+        assert len(program.code) <= 250
+        assert len(program.cover) <= 4
+        for branch in variant.branches:
+            folded = (
+                fold_scale(branch, variant=variant) if branch.weight is None else fold_weight(branch, variant=variant)
+            )
+            assert (folded is None) == bool(variant.operands)
