@@ -5,6 +5,20 @@ from __future__ import annotations
 from attncc.diagnostics.catalogue import Entry
 
 CODES: dict[str, Entry] = {
+    "A0901": Entry(
+        "not the text of an IR",
+        """
+A text that should hold a variant's IR does not read back: a value is used above its assignment, a statement or an
+operation is unknown, or a line ends too early. `attncc check --print-ir` prints the form, and docs/ir.md describes it:
+
+    variant causal
+    %0 = coord k
+    %1 = coord q
+    %2 = le %0 %1
+    branch
+      mask %2
+""",
+    ),
     "A0910": Entry(
         "no kernel there",
         """
