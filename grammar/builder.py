@@ -5,6 +5,7 @@ A method receives the values of the right-hand side in order, every token includ
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -38,23 +39,23 @@ class Builder:
         return tree.Identifier(token.text, self.span([token]))
 
     def _text(self, token: Token) -> tree.Text:
-        written, value, i = token.text[1:-1], "", 0
-        while i < len(written):
-            if written[i] != "\\":
-                value, i = value + written[i], i + 1
-                continue
-            escape = written[i + 1]
-            if escape not in _ESCAPES:
-                start = token.start + 1 + i
-                raise LanguageError(
-                    "A0109",
-                    "unknown escape in a text",
-                    span=Span(self._source, start, start + 2),
-                    expected='`\\"`, `\\\\`, `\\n` or `\\t`',
-                    got=f"`\\{escape}`",
-                    help="write `\\\\` for a backslash; paths take `/` on every system",
-                )
-            value, i = value + _ESCAPES[escape], i + 2
+        written = token.text[1:-1]
+
+        def resolve(match: re.Match[str]) -> str:
+            escape = match.group(1)
+            if escape in _ESCAPES:
+                return _ESCAPES[escape]
+            start = token.start + 1 + match.start()
+            raise LanguageError(
+                "A0109",
+                "unknown escape in a text",
+                span=Span(self._source, start, start + 2),
+                expected='`\\"`, `\\\\`, `\\n` or `\\t`',
+                got=f"`\\{escape}`",
+                help="write `\\\\` for a backslash; paths take `/` on every system",
+            )
+
+        value = re.sub(r"\\(.)", resolve, written)
         return tree.Text(value, self.span([token]))
 
     def _deep(self, node: _Node, nested: list[Any], *, level: tuple[Any, ...] = ()) -> _Node:

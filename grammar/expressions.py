@@ -132,7 +132,7 @@ class Expressions:
 
     def _noted(self, value: Expr, span: Span) -> Expr:
         spans = self.record.setdefault(value, [])
-        if span not in spans and len(spans) < 64:
+        if len(spans) < 16 and span not in spans:
             spans.append(span)
         return value
 

@@ -247,24 +247,22 @@ def _names(root: tree.Expr) -> Iterator[tuple[tree.Name, frozenset[str]]]:
 def _check_recursion(uses: dict[str, list[tuple[str, Span]]], file: File) -> None:
     finished: set[str] = set()
     for first in uses:
-        path: list[str] = []
-        pending = [iter([(first, None)])] if first not in finished else []
-        links: list[Span | None] = []
-        stack: list[Iterator[tuple[str, Span | None]]] = list(pending)
+        # ``path`` holds what leads to the current definition, each with the place that uses it.
+        path: dict[str, Span | None] = {}
+        stack: list[Iterator[tuple[str, Span | None]]] = [iter([(first, None)])]
         while stack:
             step = next(stack[-1], None)
             if step is None:
                 stack.pop()
                 if path:
-                    finished.add(path.pop())
-                    links.pop()
+                    finished.add(path.popitem()[0])
                 continue
             name, span = step
             if name in path:
-                raise _recursion([*path[path.index(name) :], name], span, links[path.index(name) + 1 :])
+                circle = list(path)[list(path).index(name) :]
+                raise _recursion([*circle, name], span, [path[link] for link in circle[1:]])
             if name not in finished:
-                path.append(name)
-                links.append(span)
+                path[name] = span
                 stack.append(iter(uses.get(name, ())))
 
 
@@ -274,7 +272,7 @@ def _recursion(names: list[str], span: Span | None, links: list[Span | None]) ->
         f"`{names[0]}` is defined by itself",
         span=span,
         expected="definitions without a circle",
-        got=" -> ".join(names),
+        got=" -> ".join(names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]),
         help="masks and defs are written out where they are used, so none may reach itself; see `any`, `all` and `sum`",
-        notes=tuple(Note("used here", link) for link in links if link is not None),
+        notes=tuple(Note("used here", link) for link in links[:6] if link is not None),
     )

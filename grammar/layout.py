@@ -99,13 +99,16 @@ def _indent(lines: list[_Line]) -> list[_Line]:
 def _tidy(lines: list[_Line]) -> list[_Line]:
     """Blank lines: none at the ends of the file or of a block, otherwise at most one."""
     kept: list[_Line] = []
-    for i, line in enumerate(lines):
+    for line in lines:
         if line.is_blank:
-            following = next((later for later in lines[i + 1 :] if not later.is_blank), None)
-            opens = not kept or kept[-1].is_blank or (kept[-1].tokens and kept[-1].tokens[-1].kind == "LBRACE")
-            if opens or following is None or (following.tokens and following.tokens[0].kind == "RBRACE"):
-                continue
+            if kept and not kept[-1].is_blank and not (kept[-1].tokens and kept[-1].tokens[-1].kind == "LBRACE"):
+                kept.append(line)
+            continue
+        if line.tokens and line.tokens[0].kind == "RBRACE" and kept and kept[-1].is_blank:
+            kept.pop()
         kept.append(line)
+    if kept and kept[-1].is_blank:
+        kept.pop()
     return kept
 
 

@@ -248,7 +248,7 @@ def _number(source: Source, word: str, start: int) -> str:
     stem = word.rstrip("fFlLuU")
     if stem != word and (_INTEGER.fullmatch(stem) or _FLOAT.fullmatch(stem)):
         help = f"numbers take no suffix: write `{stem}`"
-    elif word.isdecimal():
+    elif word.isdecimal() and len(word) < 40:
         help = f"leading zeros are not allowed: write `{int(word)}`"
     elif word[0] in "123456789" and "." not in word:
         help = "a name starts with a letter or `_`; a product needs `*`"
@@ -259,7 +259,7 @@ def _number(source: Source, word: str, start: int) -> str:
         "malformed number",
         span=Span(source, start, start + len(word)),
         expected="an integer or a float",
-        got=f"`{word}`",
+        got=f"`{word}`" if len(word) <= 40 else f"`{word[:37]}...`",
         help=help,
     )
 

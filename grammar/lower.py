@@ -82,10 +82,8 @@ class _Lowering:
         requires: list[Require] = []
         made: dict[str, dict[str, Expr]] = {}
         for statement in statements:
-            # A snapshot, because a hook sees the lets above it, and shared hooks are lowered once per branch.
-            scope = Scope(self.scope)
-            scope.names = dict(self.scope.names)
-            scope.later = dict(self.scope.later)
+            # A hook sees the lets above it, also where it is lowered later, once per branch.
+            scope = self.scope.before()
             match statement:
                 case tree.Let():
                     self._let(statement, self.scope, outside, check=not branches)
@@ -134,8 +132,7 @@ class _Lowering:
         )
 
     def _let(self, let: tree.Let, scope: Scope, context: Context, *, check: bool) -> None:
-        inner = Scope(scope)
-        inner.names, inner.later = dict(scope.names), dict(scope.later)
+        inner = scope.before()
         lazy = Lazy(let.value, inner, context, None, let.name.span)
         scope.declare(let.name, lazy)
         if check:  # even a let that nobody uses must make sense; with branches its inputs depend on who does

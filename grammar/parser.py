@@ -6,12 +6,15 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from attncc.diagnostics import Source
+from attncc.diagnostics import LanguageError, Source, Span
 from attncc.grammar import tree
 from attncc.grammar.builder import Builder
 from attncc.grammar.lexer import Token, scan, tokens
 from attncc.grammar.syntax_errors import syntax_error
 from attncc.grammar.table import END_OF_INPUT, Table, table
+
+# What is open at once; expressions of builder.MAX_DEPTH levels need less.
+MAX_STATES = 2000
 
 
 def parse(source: Source) -> tree.Module:
@@ -23,6 +26,15 @@ def parse(source: Source) -> tree.Module:
     for token in tokens(source):
         _reduce(automaton, builder, states, values, token, recent, source)
         states.append(automaton.states[states[-1]][token.kind])
+        if len(states) > MAX_STATES:
+            raise LanguageError(
+                "A0107",
+                "the expression is nested too deeply",
+                span=Span(source, token.start, token.end),
+                expected=f"at most {MAX_STATES} open operators and brackets",
+                got="more",
+                help="name a part of the expression with `let`",
+            )
         values.append(token)
         recent.append(token)
     end = recent[-1].end if recent else len(source.text)

@@ -100,17 +100,32 @@ Binding = Bound | Captured | Lazy | Macro | Alias | BranchName
 
 
 class Scope:
-    """Names by their place in the text; ``later`` are those that the same body defines further down."""
+    """Names by their place in the text.
+
+    ``before()`` sees only the names declared so far; ``later`` are those that the same
+    body defines further down.
+    """
 
     def __init__(self, parent: Scope | None = None, names: Mapping[str, Binding] | None = None) -> None:
         self.parent = parent
         self.names: dict[str, Binding] = dict(names or {})
         self.later: dict[str, Span] = {}
+        self._order: dict[str, int] = {}
+        self._limit: int | None = None
+
+    def before(self) -> Scope:
+        """This scope as it is now: what is declared from here on stays invisible."""
+        view = Scope(self.parent)
+        view.names, view.later, view._order, view._limit = self.names, self.later, self._order, len(self._order)
+        return view
+
+    def _hides(self, name: str) -> bool:
+        return self._limit is not None and self._order.get(name, -1) >= self._limit
 
     def find(self, name: str) -> Binding | None:
         scope: Scope | None = self
         while scope is not None:
-            if name in scope.names:
+            if name in scope.names and not scope._hides(name):
                 return scope.names[name]
             scope = scope.parent
         return None
@@ -127,7 +142,7 @@ class Scope:
         found: set[str] = set()
         scope: Scope | None = self
         while scope is not None:
-            found.update(scope.names)
+            found.update(name for name in scope.names if not scope._hides(name))
             scope = scope.parent
         return found
 
@@ -138,7 +153,7 @@ class Scope:
         if known is not None:
             raise declared_twice(name, known.span)
         self.names[name.text] = binding
-        self.later.pop(name.text, None)
+        self._order[name.text] = len(self._order)
 
 
 @dataclass(frozen=True)
@@ -192,6 +207,8 @@ def declared_twice(name: tree.Identifier, first: Span | None) -> LanguageError:
 
 def suggest(name: str, known: Iterable[str]) -> str | None:
     """The known name a misspelt one most likely means."""
+    if len(name) > 40:
+        return None
     candidates = sorted(known)
     folded = {candidate.lower(): candidate for candidate in candidates}
     if name.lower() in folded:
