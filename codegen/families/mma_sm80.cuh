@@ -114,8 +114,9 @@ __device__ __forceinline__ void load_rows(unsigned target, Source source) {
   }
 }
 
-// The same for rows `stride` bytes apart, the first `count` of them valid. Inside the loop over tiles, where registers are
-// short: where a pass of the CTA covers whole groups of 8 rows, a thread walks one pointer down one column of chunks.
+// The same for rows `stride` bytes apart, the first `count` of them valid. It runs inside the loop over tiles, where
+// registers are short: if a pass of the CTA covers whole groups of 8 rows, a thread walks one pointer down one column of
+// chunks.
 template <class Config, int Rows, int Cols>
 __device__ __forceinline__ void load_block(unsigned target, const char* first, i64 stride, int count) {
   using Layout = SharedTile<Cols>;
@@ -308,7 +309,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     const unsigned v_tile = v_lane + stage * Layout::v_bytes;
 #pragma unroll
     for (int step = 0; step < block_n / 16; ++step) {
-      // Two accumulator tiles side by side are one A operand: the layouts coincide. Weights are at most 1, f16 holds them.
+      // Two accumulator tiles side by side are one A operand: the layouts coincide. Weights are at most 1: f16 holds
+      // them.
       unsigned p[m_tiles][4];
 #pragma unroll
       for (int mt = 0; mt < m_tiles; ++mt) {

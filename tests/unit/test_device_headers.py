@@ -41,7 +41,10 @@ template <int M, int N, int W> struct Shape { static constexpr int block_m = M, 
 
 extern "C" {
 void offsets(long* out) { %(offsets)s }
-int sizes(int i) { const int all[] = {sizeof(Launch), sizeof(TensorRef<float, 3>), sizeof(Scalar<int>)}; return all[i]; }
+int sizes(int i) {
+  const int all[] = {sizeof(Launch), sizeof(TensorRef<float, 3>), sizeof(Scalar<int>)};
+  return all[i];
+}
 
 // For every thread and value: row * Cols + col.
 void fragment(int which, int* out) {
@@ -189,7 +192,7 @@ def test_shared_tiles_overlap_nowhere_and_ldmatrix_meets_no_conflict(probe: ctyp
 
 
 def test_tiles_are_the_union_of_the_ranges(probe: ctypes.CDLL) -> None:
-    """Against brute force: each tile that holds a column of a range, once, ascending; full only when one range proves it."""
+    """Each tile that holds a column of a range, once, ascending; full only when one range proves it."""
     rng = random.Random(7)
     for _ in range(3000):
         begin = 16 * rng.randrange(4)
