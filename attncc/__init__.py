@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from attncc.diagnostics import AttnccError as AttnccError
     from attncc.frontend import *  # noqa: F403 - each name of its __all__ is public here too
     from attncc.frontend import At, Tensor, hooks, variant
+    from attncc.runtime.api import attention as attention
+    from attncc.runtime.api import compile as compile
 
 __version__ = "0.1.0"
 
