@@ -174,16 +174,15 @@ def _on_host(variant: Variant, name: str, array: Any) -> list[Value]:
 
 
 def _holds(variant: Variant, cond: Expr, params: Mapping[str, Any], extents: Mapping[str, int]) -> bool:
-    from attncc.passes.canonicalize import simplify
+    from attncc.passes.canonicalize import simplified
+    from attncc.passes.unroll import unrolled
 
     def known(node: Expr) -> Expr:
         if isinstance(node, Param):
             return Const(params[node.name], node.type)
-        if isinstance(node, Extent):
-            return Const(extents[node.name], Type.I32)
-        return simplify(node)
+        return Const(extents[node.name], Type.I32) if isinstance(node, Extent) else node
 
-    result = rewrite(cond, known)
+    result = simplified(unrolled(simplified(rewrite(cond, known))))
     if not isinstance(result, Const):
         raise ValueError(f"`require` of {variant.name} did not fold: {cond!r}")
     return bool(result.value)

@@ -11,7 +11,7 @@ from functools import reduce
 
 from attncc.ir.nodes import Binary, Const, Coord, Expr, Reduce, Variant
 from attncc.ir.types import Type
-from attncc.ir.walk import rewrite_variant, substitute
+from attncc.ir.walk import rewrite, rewrite_variant, substitute
 
 MAX_TERMS = 8
 _JOIN = {"sum": "add", "any": "or", "all": "and"}
@@ -30,14 +30,19 @@ class Unroll:
     name: str = "unroll"
 
     def apply(self, variant: Variant) -> Variant:
-        return rewrite_variant(variant, _unrolled)
+        return rewrite_variant(variant, lambda node: _chain(node, MAX_TERMS))
 
 
-def _unrolled(node: Expr) -> Expr:
+def unrolled(expr: Expr) -> Expr:
+    """``expr`` with every comprehension of known length written out, however long: for evaluation on the host."""
+    return rewrite(expr, lambda node: _chain(node, None))
+
+
+def _chain(node: Expr, limit: int | None) -> Expr:
     if not isinstance(node, Reduce) or node.kind not in _JOIN or not isinstance(node.extent, Const):
         return node
     count, index = int(node.extent.value), Coord(node.axis)
-    if count > MAX_TERMS:
+    if limit is not None and count > limit:
         return node
     terms = [substitute(node.body, {index: Const(i, Type.I32)}) for i in range(count)]
     if not terms:

@@ -12,7 +12,9 @@ from attncc import F32, I32, At, Bool, Const, Hooks, Key, Query, Tensor, UInt32,
 from attncc.binding import VariantFactory, as_bound, bind_extents, check_requires, refuses_starts, storage_of
 from attncc.diagnostics import CallError
 from attncc.diagnostics.catalogue import catalogue
-from attncc.ir.types import Storage
+from attncc.ir import build
+from attncc.ir.nodes import Coord, Extent, Param, ParamDecl, Reduce, Require, Variant
+from attncc.ir.types import Storage, Type
 
 BASE = {"batch": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "head_dim_v": 64, "qo_len": 5, "kv_len": 9}
 
@@ -227,6 +229,13 @@ def test_a_size_that_no_axis_binds() -> None:
 
     variant = unbound(x=zeros(6)).variant
     assert "`n`" in failure("A0811", lambda: bind_extents(variant, {"x": (6,)}, BASE)).message
+
+
+def test_requires_count_over_sizes() -> None:
+    loop = Reduce("all", build.compare(">", Param("n", Type.I32), Coord("i0")), "i0", Extent("num_heads"))
+    variant = Variant("v", (ParamDecl("n", Type.I32),), requires=(Require(loop, "n is above every head"),))
+    check_requires(variant, {"n": BASE["num_heads"]}, BASE)
+    failure("A0812", lambda: check_requires(variant, {"n": BASE["num_heads"] - 1}, BASE))
 
 
 def test_requires_are_checked_against_parameters_and_sizes() -> None:
