@@ -11,19 +11,23 @@ import numpy.typing as npt
 
 from attncc.cli.inputs import Tensors
 from attncc.diagnostics import ToolchainError
+from attncc.ir.nodes import SOFTMAX
 
 if TYPE_CHECKING:
     from attncc.binding import BoundVariant
 
-_WARMUP = 3
+# Launches between two events: one alone would be timed with the host's work around it.
+_BATCH = 10
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What a kernel gave: ``out`` [batch, qo_len, num_heads, head_dim_v] as float32, and its median time."""
+    """What a kernel gave, and its median time: ``out`` [batch, qo_len, num_heads, head_dim_v] as float32, and ``lse``
+    [batch, qo_len, num_heads] if the variant has one."""
 
     kernel: str
     out: npt.NDArray[Any]
+    lse: npt.NDArray[Any] | None
     milliseconds: float
 
 
@@ -42,14 +46,18 @@ def compute(bound: BoundVariant, tensors: Tensors, dtype: str, starts: Mapping[s
         operands={name: device.tensor(array, dtype) for name, array in bound.operands.items()},
     )
 
-    def call() -> Any:
-        return attention(q, k, v, moved, q_start=starts.get("q_start"), k_start=starts.get("k_start"))
+    def call(return_lse: bool = False) -> Any:
+        start, first = starts.get("q_start"), starts.get("k_start")
+        return attention(q, k, v, moved, q_start=start, k_start=first, return_lse=return_lse)
 
-    out = call()
+    branches = bound.variant.branches
+    out, lse = call(), None
+    if len(branches) == 1 and bound.variant.reduction(branches[0]) is SOFTMAX:
+        out, lse = call(return_lse=True)
     times = device.time(call, repeat)
     shape = tensors.shape
     name = compile_variant(moved, dtype=dtype, head_dim=shape.head_dim, head_dim_v=shape.head_dim_v).name
-    return Computed(name, device.numpy(out), float(np.median(times)))
+    return Computed(name, device.numpy(out), None if lse is None else device.numpy(lse), float(np.median(times)))
 
 
 class _Torch:
@@ -72,14 +80,14 @@ class _Torch:
     def time(self, call: Any, repeat: int) -> list[float]:
         event = self.torch.cuda.Event
         found = []
-        for index in range(_WARMUP + repeat):
+        for _ in range(repeat):
             start, stop = event(enable_timing=True), event(enable_timing=True)
             start.record()
-            call()
+            for _ in range(_BATCH):
+                call()
             stop.record()
             stop.synchronize()
-            if index >= _WARMUP:
-                found.append(start.elapsed_time(stop))
+            found.append(start.elapsed_time(stop) / _BATCH)
         return found
 
 
@@ -98,14 +106,14 @@ class _Cupy:
 
     def time(self, call: Any, repeat: int) -> list[float]:
         found = []
-        for index in range(_WARMUP + repeat):
+        for _ in range(repeat):
             start, stop = self.cupy.cuda.Event(), self.cupy.cuda.Event()
             start.record()
-            call()
+            for _ in range(_BATCH):
+                call()
             stop.record()
             stop.synchronize()
-            if index >= _WARMUP:
-                found.append(float(self.cupy.cuda.get_elapsed_time(start, stop)))
+            found.append(float(self.cupy.cuda.get_elapsed_time(start, stop)) / _BATCH)
         return found
 
 
