@@ -33,7 +33,7 @@ _NAMES = {
 _OWNERS = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 # What `from attncc import *` brings: nothing that hides a builtin.
-__all__ = ["At", "AttnccError", "Tensor", "__version__", "attention", "hooks", "load", "variant"]  # noqa: F405
+__all__ = ["At", "AttnccError", "Tensor", "__version__", "attention", "hooks", "load", "variant"]
 
 
 if not TYPE_CHECKING:  # a typed __getattr__ would make every misspelt name valid
