@@ -124,7 +124,7 @@ def _bindings() -> Any:
             "A1001", "`cuda-bindings` is installed and cannot be imported", got=str(error), help=INSTALL
         ) from error
     try:
-        nvrtc.nvrtcVersion()
+        _, major, minor = nvrtc.nvrtcVersion()
     except (RuntimeError, OSError) as error:  # cuda-pathfinder's DynamicLibNotFoundError is a RuntimeError
         raise ToolchainError(
             "A1002",
@@ -133,6 +133,17 @@ def _bindings() -> Any:
             got=str(error).splitlines()[0] if str(error) else type(error).__name__,
             help=INSTALL,
         ) from error
+    known = toolchain().nvrtc
+    if not f"{known}.".startswith(f"{major}.{minor}."):
+        # Another copy was in the process first (LD_LIBRARY_PATH, a preloading package); its kernels would be stored
+        # under the wheel's version.
+        raise ToolchainError(
+            "A1004",
+            f"NVRTC {major}.{minor} is loaded instead of the installed {known}",
+            expected=known,
+            got=f"{major}.{minor}",
+            help="take the other toolkit out of LD_LIBRARY_PATH, or import attncc before the package that loads it",
+        )
     return nvrtc
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,22 @@ def test_a_wrong_environment_is_named_with_the_way_out(
         toolchain.toolchain()
     assert caught.value.code == code
     assert help in (caught.value.help or "")
+
+
+def test_an_environment_without_nvrtc_says_so(installed: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    installed({"cuda-bindings": "13.0.3"})  # type: ignore[operator]
+    (problem,) = toolchain.problems()
+    assert problem.code == "A1002"
+    assert "pip install" in (problem.help or "")
+
+
+def test_another_compiler_in_the_process_is_refused(installed: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cuda.bindings import nvrtc as library
+
+    monkeypatch.setattr(library, "nvrtcVersion", lambda: (0, 13, 5))
+    with pytest.raises(ToolchainError, match="A1004"):
+        nvrtc.compile_cuda(KERNEL, arch="sm_90a")
 
 
 @pytest.mark.parametrize("table", [GOOD, {"cuda-bindings": "12.9.2", "nvidia-cuda-nvrtc-cu12": "12.9.86"}])
