@@ -29,6 +29,7 @@ _INPUT_BOUNDS: dict[str, Bounds] = {
     "k_start": _START,
 }
 _SATURATED = 2**33  # beyond every 32-bit value, and far from overflow
+_WIDEST = 2**62  # no value of a program is larger, so that 64 bits hold the sum of two
 _MAX_RANGES = 4
 
 
@@ -110,6 +111,19 @@ class Builder:
         if name in ("mul", "min", "max", "eq", "and", "or") and x > y:
             x, y = y, x
         return self._add((name, x, y), self._range(name, self.bounds[x], self.bounds[y]))
+
+    def wide(self, *values: Value) -> bool:
+        """Whether one of these could come near 64 bits."""
+        return any(max(abs(end) for end in self.bounds[value]) > _WIDEST for value in values)
+
+    def fits(self, *ranges: Ranges) -> bool:
+        """Whether no value that these ranges need is wide."""
+        ends = (end for group in ranges for pair in group for end in pair)
+        return not self.wide(*self._used(ends))
+
+    def clamped(self, value: Value) -> Value:
+        """A limit for 32-bit values: one beyond them all is as good as any further away."""
+        return self.op("max", self.op("min", value, self.const(2**31)), self.const(-(2**31) - 1))
 
     def finish(self, cover: Ranges, full: Ranges) -> TileProgram:
         """The program of these ranges, with what they do not use left out."""

@@ -52,7 +52,7 @@ def tile_program(variant: Variant) -> TileProgram:
     sets = [solver.condition(_mask(branch)) for branch in variant.branches]
     may = reduce(solver.sets.union_may, (item.may for item in sets))
     must = reduce(solver.sets.intersect_must, (item.must for item in sets))
-    if len(solver.build.nodes) > _MAX_CODE:
+    if len(solver.build.nodes) > _MAX_CODE or not solver.build.fits(may, must):
         solver = _Solver(variant)
         may, must = solver.sets.unknown.may, solver.sets.unknown.must
     return solver.build.finish(may, must)
@@ -201,6 +201,7 @@ class _Solver:
         op = "le" if op == "lt" else op
         form = self.forms[node]
         if form.opaque:
+            limit = replace(limit, low=build.clamped(limit.low), high=build.clamped(limit.high))
             found = self._undo(op, node, limit)
             if found is not None:
                 return sets.where(limit.sure, found)
@@ -489,6 +490,8 @@ class _Solver:
         """What an i32 result is, given what it would be without wrapping."""
         build, whole = self.build, self._whole(form)
         low, high = build.const(I32_MIN), build.const(I32_MAX)
+        if build.wide(form.low, form.high, whole.low, whole.high):
+            form = whole = self._anything(node)
         inside = build.both(build.op("le", low, whole.low), build.op("le", whole.high, high))
         self.unwrapped[node] = build.both(form.sure, inside)
         if build.number(inside) == 1:

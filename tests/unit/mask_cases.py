@@ -222,6 +222,14 @@ CASES: tuple[MaskCase, ...] = (
     MaskCase("24 packed bits", build.compare("==", _BIT, Const(1, Type.U32))),
     MaskCase("by head", op("and", CAUSAL, op("<", DELTA, op("*", op("+", H, 1), 8)))),
     MaskCase("odd parameters", op("<", op("-", op("*", K, W), Q), N), {"w": WINDOWS, "n": (0, 2**31 - 1, -(2**31))}),
+    MaskCase(
+        "products upon products",
+        op("<", op("*", op("*", K, 2**30), 2**30), op("*", op("*", Q, W), 2**30)),
+        {"w": WINDOWS},
+    ),
+    MaskCase(
+        "chunks of chunks", op("<=", op("//", op("//", op("*", K, C), C), C), W), {"c": (3, 2**31 - 1), "w": WINDOWS}
+    ),
     MaskCase("not causal", build.invert(CAUSAL), exact=True),
     MaskCase("doubled", op("<=", op("*", K, 2), Q)),
     MaskCase("halves", op("and", op("<", op("//", K, 2), 9), op("<", op(">>", Q, 1), K)), exact=False),

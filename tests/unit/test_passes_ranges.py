@@ -15,7 +15,7 @@ from attncc.ir.verify import verify
 from attncc.passes.canonicalize import canonicalize
 from attncc.passes.pipeline import run
 from attncc.passes.ranges import tile_program
-from attncc.passes.tile_program import Environment, TileProgram, TileRange
+from attncc.passes.tile_program import OPS, Environment, TileProgram, TileRange
 from tests import strategies
 from tests.evaluator import Point, evaluate
 from tests.unit.mask_cases import CASES, EXTENTS, MaskCase, draw_tensor
@@ -102,6 +102,48 @@ def test_programs_stay_small(case: MaskCase) -> None:
     assert len(program.code) <= 120
     assert len(program.cover) <= 4
     assert len(program.full) <= 4
+
+
+@given(strategies.masks())
+def test_no_program_overflows(mask: Expr) -> None:
+    """Interval arithmetic over the whole domain of a program stays within 64 bits in every instruction."""
+    variant = run(Variant("v", strategies.PARAMS, strategies.TENSORS, branches=(Branch(mask=mask),)))
+    _widest(tile_program(variant))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_no_listed_program_overflows(case: MaskCase) -> None:
+    _widest(tile_program(canonicalize(case.variant())))
+
+
+DOMAIN = {
+    "row_lo": (0, 2**28),
+    "rows": (1, 2**28),
+    "q_start": (-(2**29), 2**29),
+    "k_start": (-(2**29), 2**29),
+    "hk": (0, 2**14),
+    "group": (1, 2**14),
+}
+
+
+def _widest(program: TileProgram) -> None:
+    ends: list[tuple[int, int]] = []
+    for op, *arguments in program.code:
+        if op == "const":
+            low = high = arguments[0]
+        elif op in ("input", "param", "extent", "load"):
+            name = arguments[0]
+            length = (0, 2**28) if name in ("qo_len", "kv_len") else (-(2**31), 2**31 - 1)
+            low, high = DOMAIN.get(name, length)
+        elif op == "select":
+            low, high = (pick(ends[i][side] for i in arguments[1:]) for side, pick in ((0, min), (1, max)))
+        else:
+            x, y = (ends[i] for i in arguments)
+            divisors = (-1, 1, *y) if op in ("floordiv", "mod") else y
+            corners = [OPS[op](a, b) for a in x for b in divisors]
+            low, high = (min(corners), max(corners)) if op != "mod" else (-(2**31), 2**31)
+        assert -(2**63) < low <= high < 2**63, (op, arguments)
+        ends.append((low, high))
 
 
 def test_causal_program_is_what_one_would_write() -> None:
