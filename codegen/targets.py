@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from dataclasses import dataclass
 
 from attncc.diagnostics import UnsupportedError
@@ -50,6 +51,7 @@ def target(arch: str) -> Target:
     return found
 
 
+@functools.cache
 def best(capability: tuple[int, int]) -> str:
     """The target for a GPU of this compute capability: the specific one where there is one, else the newest that runs.
 
