@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from attncc.codegen.emit.formula import shortest
 from attncc.codegen.emit.intervals import Interval, exact_interval, intervals
 from attncc.codegen.emit.text import Text
+from attncc.codegen.emit.views import Axes, Element, Pointer
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Input, Load, Reduce, Select, Unary
 from attncc.ir.types import I32_MAX, I32_MIN, Type
@@ -148,7 +149,8 @@ class Emitter:
 
     def _declare(self, node: Expr, text: str) -> Printed:
         name = self._name()
-        self.out.add(f"const {CTYPE[node.type]} {name} = {text};", self._span(node))
+        ctype = "auto" if isinstance(node, Pointer | Axes) else CTYPE[node.type]
+        self.out.add(f"const {ctype} {name} = {text};", self._span(node))
         return name, ATOM
 
     def _span(self, node: Expr) -> Span | None:
@@ -214,6 +216,13 @@ class Emitter:
                 return node.axis, ATOM
             case Load():
                 return f"{self.tensor(node.tensor)}.load({', '.join(done[i][0] for i in node.indices)})", ATOM
+            case Pointer() | Axes():
+                function = "pointer" if isinstance(node, Pointer) else "axes"
+                numbers = ", ".join(map(str, node.axes))
+                given = [self.tensor(node.tensor), *(done[index][0] for index in node.operands)]
+                return f"attncc::{function}<{numbers}>({', '.join(given)})", ATOM
+            case Element():
+                return f"attncc::element({', '.join(done[item][0] for item in node.operands)})", ATOM
             case Cast():
                 return _cast(node, done)
             case Unary():

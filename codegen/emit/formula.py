@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from attncc.codegen.emit.views import Axes, Element, Pointer
 from attncc.ir.nodes import (
     After,
     Binary,
@@ -102,6 +103,14 @@ def _print(node: Expr, done: dict[Expr, tuple[str, int]]) -> tuple[str, int]:
             return f"rotate_{node.kind}({at(node.operand)})", _ATOM
         case After():
             return f"after({at(node.operand)})", _ATOM
+        case Pointer():
+            known = dict(zip(node.axes, node.indices, strict=True))
+            rank = 1 + max(known, default=0)
+            return f"{node.tensor}[{', '.join(at(known[i]) if i in known else '·' for i in range(rank))}, …]", _ATOM
+        case Axes():
+            return f"{node.tensor}.axes({', '.join(map(str, node.axes))})", _ATOM
+        case Element():
+            return f"{at(node.pointer)}[{', '.join(at(index) for index in node.indices)}]", _ATOM
     raise TypeError(f"not a node of the IR: {node!r}")
 
 

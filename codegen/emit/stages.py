@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from attncc.codegen.emit.expressions import is_loop_index, loop_indices
 from attncc.codegen.emit.params import Names
+from attncc.codegen.emit.views import Axes, Element, Pointer, split
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Input, Load, Param, Reduce, Unary
 from attncc.ir.verify import axes_below
 from attncc.ir.walk import rewrite, walk
@@ -29,6 +30,25 @@ _POSITIONS: Mapping[Expr, Expr] = {
 def positions(root: Expr) -> Expr:
     """``root`` over storage indices: q = q_start + row, k = k_start + col, own = row + kv_len − qo_len."""
     return rewrite(root, lambda node: _POSITIONS.get(node, node))
+
+
+def split_loads(root: Expr) -> Expr:
+    """``root`` with every load that differs from pair to pair split into what its row knows and the rest."""
+    stage, indices = stages([root]), loop_indices([root])
+
+    def known(index: Expr) -> bool:
+        return stage[index] <= Stage.ROW and not indices[index]
+
+    done: dict[Expr, Expr] = {}
+    for node in walk(root):
+        operands = tuple(done[operand] for operand in node.operands)
+        made = node if operands == node.operands else node.with_operands(operands)
+        per_pair = stage[node] is Stage.PAIR or (indices[node] and stage[node] is not Stage.KEY)
+        if isinstance(node, Load) and isinstance(made, Load) and per_pair:
+            fixed = {axis: made.indices[axis] for axis, index in enumerate(node.indices) if known(index)}
+            made = split(made, fixed)
+        done[node] = made
+    return done[root]
 
 
 class Stage(enum.IntEnum):
@@ -51,12 +71,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """The members of each struct, in order of evaluation. ``params``: pairs load tensors, so Item holds the block."""
+    """The members of each struct, in order of evaluation."""
 
     item: tuple[Member, ...]
     row: tuple[Member, ...]
     key: tuple[Member, ...]
-    params: bool
     stage: Mapping[Expr, Stage] = field(repr=False)
 
 
@@ -83,12 +102,10 @@ def plan(hooks: Iterable[Expr], row_values: Iterable[Expr]) -> Plan:
     item += [node for node in row_values if stage[node] is Stage.ITEM]
     item += _frontier(row, Stage.ROW, stage, indices, heavy)
     item += _frontier(key, Stage.KEY, stage, indices, heavy)
-    pair_nodes = _computed(hooks, {*item, *row, *key})
     return Plan(
-        _members(dict.fromkeys(item), {"params"}),
+        _members(dict.fromkeys(item)),
         _members(dict.fromkeys(row)),
         _members(dict.fromkeys(key)),
-        any(isinstance(node, Load) for node in pair_nodes),
         stage,
     )
 
@@ -129,8 +146,8 @@ def pair_cost(root: Expr, members: Iterable[Member]) -> int:
     ready = {member.expr for member in members}
     cost = 0
     for node in _computed([root], ready):
-        if isinstance(node, Load):
-            cost += 12 + 8 * len(node.indices)  # clamps, a 64-bit address, the load
+        if isinstance(node, Element):
+            cost += 8 + 6 * len(node.indices)  # clamps, a 64-bit address, the load
         elif not isinstance(node, Const | Input):
             cost += 3 * _cost(node)
     return cost
@@ -190,8 +207,8 @@ def _computed(roots: Iterable[Expr], ready: set[Expr]) -> list[Expr]:
     return found
 
 
-def _members(nodes: Iterable[Expr], taken: Iterable[str] = ()) -> tuple[Member, ...]:
-    names = Names(taken)
+def _members(nodes: Iterable[Expr]) -> tuple[Member, ...]:
+    names = Names()
     return tuple(Member(names.pick(_name(node)), node) for node in nodes)
 
 
@@ -205,6 +222,8 @@ def _name(node: Expr) -> str:
         return "own_offset"
     if isinstance(node, Coord):
         return node.axis
+    if isinstance(node, Pointer | Axes):
+        return f"{node.tensor}_{'axes' if isinstance(node, Axes) else 'at'}"
     below = list(walk(node))
     tensors = [item.tensor for item in below if isinstance(item, Load)]
     params = [item.name for item in below if isinstance(item, Param)]

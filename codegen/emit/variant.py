@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
 from attncc.codegen.emit.formula import formula, shortest
-from attncc.codegen.emit.params import Block, Names, layout
+from attncc.codegen.emit.params import STORAGE_CTYPE, Block, Names, layout
 from attncc.codegen.emit.ranges import range_count, write_ranges
-from attncc.codegen.emit.stages import Member, Plan, pair_cost, plan, positions
+from attncc.codegen.emit.stages import Member, Plan, pair_cost, plan, positions, split_loads
 from attncc.codegen.emit.text import Text
+from attncc.codegen.emit.views import Axes, Pointer
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Binary, Branch, Coord, Expr, Extent, Input, Param, Select, Variant
 from attncc.ir.types import Type, round_f32
@@ -71,7 +72,7 @@ def kernel_hooks(variant: Variant) -> Hooks:
     sink = fold_sink(branch)
 
     def to_kernel(expr: Expr) -> Expr:
-        return positions(_rename(expr, branch))
+        return split_loads(positions(_rename(expr, branch)))
 
     return Hooks(
         logits=to_kernel(logits),
@@ -179,22 +180,27 @@ class _Writer:
     def _structs(self) -> None:
         for name, members in (("Item", self.plan.item), ("Row", self.plan.row), ("Key", self.plan.key), ("Tile", ())):
             self.out.add()
-            extra = name == "Item" and self.plan.params
-            if not members and not extra:
+            if not members:
                 self.out.add(f"struct {name} {{}};")
                 continue
             with self.out.block(f"struct {name}", "};"):
-                if extra:
-                    self.out.add("const Params* params;")
                 for member in members:
                     text = formula(member.expr, 90)
                     remark = "" if text == member.name else f"  // {text}"
-                    self.out.add(f"{CTYPE[member.expr.type]} {member.name};{remark}")
+                    self.out.add(f"{self._ctype(member.expr)} {member.name};{remark}")
+
+    def _ctype(self, expr: Expr) -> str:
+        match expr:
+            case Pointer():
+                return f"const {STORAGE_CTYPE[self.variant.tensor(expr.tensor).storage]}*"
+            case Axes():
+                return f"attncc::Axes<{len(expr.axes)}>"
+        return CTYPE[expr.type]
 
     # ---- what is computed ahead --------------------------------------------------------------------------------------
 
     def _item(self) -> None:
-        members, used = self.plan.item, bool(self.plan.item) or self.plan.params
+        members, used = self.plan.item, bool(self.plan.item)
         self.out.add()
         head = "(const Params& params, const attncc::Work& work)" if used else "(const Params&, const attncc::Work&)"
         with self.out.block(f"{_INLINE} Item item{head}"):
@@ -203,7 +209,7 @@ class _Writer:
             values = self._emitter(body, self._uniform_leaf, "params.").values(m.expr for m in members)
             if self.uses_geometry:
                 self.out.add("const attncc::Geometry g = attncc::geometry(params.launch, work.b);")
-            self._aggregate(body, [*(["&params"] if self.plan.params else []), *values], members)
+            self._aggregate(body, values, members)
 
     def _row(self) -> None:
         def leaf(node: Expr) -> str | None:
@@ -238,10 +244,9 @@ class _Writer:
         if len(whole) < 80:
             self.out.add(whole)
             return
-        spans = [None] * (len(values) - len(members)) + [self._span(member.expr) for member in members]
         with self.out.block("return", "};"):
-            for value, span in zip(values, spans, strict=True):
-                self.out.add(f"{value},", span)
+            for value, member in zip(values, members, strict=True):
+                self.out.add(f"{value},", self._span(member.expr))
 
     # ---- what is computed for pairs and rows -------------------------------------------------------------------------
 
@@ -262,35 +267,31 @@ class _Writer:
             if out_of_line:
                 self.out.add(f"return {name}_of({', '.join(passed)});", span)
             else:
-                (value,) = self._emitter(self.out, leaf, "item.params->").values([expr])
+                (value,) = self._emitter(self.out, leaf, "").values([expr])
                 self.out.add(f"return {value};", span)
 
     def _out_of_line(self, name: str, ctype: str, expr: Expr, leaf: Leaf, span: Span | None) -> list[str]:
         """Writes ``name_of``, a function of exactly what ``expr`` reads, and returns what to pass."""
         passed: dict[str, tuple[str, str]] = {}  # what is read -> (type, name)
-        names = Names({"params"})
+        names = Names()
 
         def argument(node: Expr) -> str | None:
             text = leaf(node)
             if text is None:
                 return None
             if text not in passed:
-                passed[text] = (CTYPE[node.type], names.pick(text.rpartition(".")[2]))
+                passed[text] = (self._ctype(node), names.pick(text.rpartition(".")[2]))
             return passed[text][1]
 
         body = Text()
-        (value,) = self._emitter(body, argument, "params.").values([expr])
+        (value,) = self._emitter(body, argument, "").values([expr])
         declared = [f"{kind} {argument_name}" for kind, argument_name in passed.values()]
-        given = list(passed)
-        if any("params." in line.text for line in body.lines) or "params." in value:
-            declared.insert(0, "const Params& params")
-            given.insert(0, "*item.params")
         self.out.comment("Out of line: a kernel visits many pairs a tile, and copies for each would not fit its cache.")
         with self.out.block(f"{_OUT_OF_LINE} {ctype} {name}_of({', '.join(declared)})", span=span):
             self.out.extend(body)
             self.out.add(f"return {value};", span)
         self.out.add()
-        return given
+        return list(passed)
 
     def _sink(self) -> None:
         self.out.add()
@@ -302,7 +303,7 @@ class _Writer:
         span = self._span(self.branch.sink) if self.branch.sink is not None else None
         with self.out.block(f"{_INLINE} float sink(const Item& item, const Row& r)", span=span):
             leaf = self._member_leaf({"item.": self.plan.item, "r.": self.plan.row})
-            (value,) = self._emitter(self.out, leaf, "item.params->").values([self.hooks.sink])
+            (value,) = self._emitter(self.out, leaf, "").values([self.hooks.sink])
             self.out.add(f"return {value};", span)
 
     def _ranges(self) -> None:

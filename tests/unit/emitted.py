@@ -30,7 +30,7 @@ CONFIG = """struct Config {{
 }};"""
 _FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-w")
 _INCLUDES = (
-    '#include <cstddef>\n#include "device/joint.cuh"\n#include "device/math.cuh"\n#include "device/tile_program.cuh"\n'
+    '#include <cstddef>\n#include "device/joint.cuh"\n#include "device/math.cuh"\n#include "device/tile_program.cuh"\n#include "device/views.cuh"\n'
 )
 
 # What a test calls, for the variant in namespace {ns}.

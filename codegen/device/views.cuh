@@ -1,0 +1,52 @@
+// A captured tensor read for every pair: the indices that a row or an item knows are folded into a pointer once, the
+// others are clamped and strided at each read. Owns that split; it may not know any variant or kernel.
+#pragma once
+#include "device/joint.cuh"
+
+namespace attncc {
+
+// The axes that are indexed at each read: the last index and the stride of each.
+template <int Rank>
+struct Axes {
+  int last[Rank];
+  i64 stride[Rank];
+};
+
+__device__ __forceinline__ i64 clamp_index(i64 index, i64 last) {
+  const i64 high = index < last ? index : last;
+  return high < 0 ? 0 : high;
+}
+
+template <int... Axis, class T, int Rank>
+__device__ __forceinline__ Axes<int(sizeof...(Axis))> axes(const TensorRef<T, Rank>& tensor) {
+  return {{int(clamp_index(tensor.extent[Axis] - 1, 0x7fffffffll))...}, {tensor.stride[Axis]...}};
+}
+
+// Where the elements lie once the indices of the axes Axis... are given, each clamped; null when any axis is empty.
+template <int... Axis, class T, int Rank, class... Index>
+__device__ __forceinline__ const T* pointer(const TensorRef<T, Rank>& tensor, Index... index) {
+  static_assert(sizeof...(Axis) == sizeof...(Index), "one index per axis");
+  bool empty = false;
+#pragma unroll
+  for (int axis = 0; axis < Rank; ++axis) empty = empty || tensor.extent[axis] < 1;
+  i64 offset = 0;
+  ((offset += clamp_index(index, tensor.extent[Axis] - 1) * tensor.stride[Axis]), ...);
+  return empty ? nullptr : tensor.data + offset;
+}
+
+// TensorRef::load, its other indices already in `base`.
+template <class T, int Rank, class... Index>
+__device__ __forceinline__ auto element(const T* base, const Axes<Rank>& axes, Index... index)
+    -> decltype(to_value(T())) {
+  static_assert(sizeof...(Index) == Rank, "one index per axis");
+  const int at[Rank] = {index...};
+  i64 offset = 0;
+#pragma unroll
+  for (int axis = 0; axis < Rank; ++axis) {
+    const int high = at[axis] < axes.last[axis] ? at[axis] : axes.last[axis];
+    offset += (high < 0 ? 0 : high) * axes.stride[axis];
+  }
+  return base ? to_value(base[offset]) : to_value(T());
+}
+
+}  // namespace attncc
