@@ -10,6 +10,7 @@ import click
 
 from attncc.cli.files import file_errors
 from attncc.diagnostics import ArtifactError, CallError
+from attncc.ir.nodes import EXTENTS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,7 +41,8 @@ class Shape:
         return {**self.sizes, **found}
 
 
-_POSITIVE = click.IntRange(min=1)
+_POSITIVE = click.IntRange(1, 2**31 - 1)
+POSITION = click.IntRange(-(2**31), 2**31 - 1)
 
 
 def _assignments(_: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -56,6 +58,8 @@ def _assignments(_: click.Context, option: click.Parameter, given: tuple[str, ..
 def _sizes(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, value in _assignments(context, option, given).items():
+        if name in EXTENTS:
+            raise click.BadParameter(f"{name} has a flag of its own")
         if not value.isdigit() or int(value) < 1:
             raise click.BadParameter(f"{value!r} is not a positive integer")
         found[name] = int(value)

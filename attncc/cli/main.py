@@ -33,7 +33,7 @@ def _run(arguments: list[str]) -> int:
 
     from attncc.cli import console
     from attncc.cli.group import attncc
-    from attncc.diagnostics import AttnccError
+    from attncc.diagnostics import AttnccError, CallError
 
     if "_ATTNCC_COMPLETE" in os.environ:  # a shell asks how a word may go on
         attncc.main(prog_name="attncc")
@@ -57,6 +57,10 @@ def _run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt, EOFError):
         print("attncc: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except MemoryError as error:
+        short = CallError("A0821", "not enough memory", got=str(error) or None, help="use smaller sizes")
+        console.report(short, format)
+        return USER_ERROR
     except BrokenPipeError:
         raise
     except Exception as error:

@@ -9,7 +9,7 @@ import click
 
 from attncc.cli import console
 from attncc.cli.files import STDIN, write
-from attncc.cli.inputs import Shape, Tensors, input_option, make_tensors, seed_option, shape_options
+from attncc.cli.inputs import POSITION, Shape, Tensors, input_option, make_tensors, seed_option, shape_options
 from attncc.cli.variants import choose, define_option, variant_option
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @define_option
 @shape_options(q_len=256, batch=2, heads=8, kv_heads=2)
 @click.option("--dtype", type=click.Choice(("bf16", "f16")), default="bf16", show_default=True, help="Of q, k and v.")
-@click.option("--q-start", type=int, help="Position of the first row.  [default: rows are the newest tokens]")
-@click.option("--k-start", type=int, help="Position of the first key.  [default: 0]")
+@click.option("--q-start", type=POSITION, help="Position of the first row.  [default: rows are the newest tokens]")
+@click.option("--k-start", type=POSITION, help="Position of the first key.  [default: 0]")
 @click.option("--device", type=click.Choice(("auto", "cpu", "gpu")), default="auto", show_default=True)
 @input_option
 @seed_option

@@ -8,7 +8,7 @@ import click
 
 from attncc.cli import console
 from attncc.cli.files import STDIN, write
-from attncc.cli.inputs import Shape, input_option, make_tensors, seed_option, shape_options
+from attncc.cli.inputs import POSITION, Shape, input_option, make_tensors, seed_option, shape_options
 from attncc.cli.variants import choose, define_option, variant_option
 
 KINDS = ("terminal", "svg", "png")
@@ -21,8 +21,8 @@ KINDS = ("terminal", "svg", "png")
 @shape_options(q_len=64, batch=1, heads=1, kv_heads=1)
 @click.option("--request", "b", type=int, default=0, show_default=True, help="Which request to draw.")
 @click.option("--head", "h", type=int, default=0, show_default=True, help="Which query head to draw.")
-@click.option("--q-start", type=int, help="Position of the first row.  [default: rows are the newest tokens]")
-@click.option("--k-start", type=int, default=0, show_default=True, help="Position of the first key.")
+@click.option("--q-start", type=POSITION, help="Position of the first row.  [default: rows are the newest tokens]")
+@click.option("--k-start", type=POSITION, default=0, show_default=True, help="Position of the first key.")
 @click.option("--tiles", type=click.IntRange(min=1), metavar="N", help="Classify tiles of N × N pairs.")
 @click.option("--style", type=click.Choice(("blocks", "braille")), default="blocks", show_default=True)
 @click.option("--width", type=click.IntRange(min=20), help="Columns in the terminal.  [default: the terminal's]")

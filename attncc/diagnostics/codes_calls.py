@@ -139,6 +139,14 @@ Every size is at least 1, query heads divide evenly among the KV heads, and a re
     attncc viz alibi.attn --heads 8 --kv-heads 2      # right
 """,
     ),
+    "A0821": Entry(
+        "not enough memory",
+        """
+The tensors that the command line asks for, or the reference's work on them, do not fit into this machine's memory. The
+reference works block by block, so it needs little beside the tensors: use a smaller batch, fewer heads or shorter
+lengths.
+""",
+    ),
     "A0830": Entry(
         "unknown layout",
         """

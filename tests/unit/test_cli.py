@@ -182,6 +182,8 @@ def test_wrong_values_are_named(
         ["compile", "x.attn", "--emit=cubin"],
         ["compile", "x.attn", "--emit=ptx,cuda", "-o", "-"],
         ["run", "x.attn", "-o", "x.txt"],
+        ["run", "x.attn", "--size", "kv_len=3"],
+        ["viz", "x.attn", "--q-start", "99999999999"],
         ["explain", "A9999"],
     ],
 )
@@ -207,6 +209,12 @@ def test_a_bug_is_status_70_without_a_traceback(
     monkeypatch.setenv("ATTNCC_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         main(["check", gemma2])
+
+
+def test_too_large_a_size_is_a_users_mistake(gemma2: str, capsys: pytest.CaptureFixture[str]) -> None:
+    huge = ["--batch", "100000", "--q-len", "1000000", "--heads", "1000", "--head-dim", "1024"]
+    assert main(["run", gemma2, "--device", "cpu", *huge]) == USER_ERROR
+    assert "error[A0821]: not enough memory" in capsys.readouterr().err
 
 
 def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
