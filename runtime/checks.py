@@ -180,7 +180,9 @@ def check_lens(name: str, value: Any, like: View, batch: int, limit: int | None 
             f"`{name}` has the wrong type or shape",
             expected=f"contiguous i32[{batch}]",
             got=f"{tensor.dtype}{list(tensor.shape)}, strides {list(tensor.strides)}",
-            help="convert it: `.to(torch.int32)` or `.astype('int32')`" if tensor.dtype != "i32" else None,
+            help="convert it: `.to(torch.int32)` or `.astype('int32')`"
+            if tensor.dtype != "i32"
+            else "one value per request, side by side in memory",
         )
     if not tensor.on_gpu and batch:
         values = tensors.to_numpy(tensor)
@@ -191,7 +193,9 @@ def check_lens(name: str, value: Any, like: View, batch: int, limit: int | None 
                 f"`{name}` is out of range for request {int(values.argmin() if low < 0 else values.argmax())}",
                 expected=f"0 to {limit if limit is not None else _I32_MAX}",
                 got=str(low if low < 0 else high),
-                help="a request cannot be longer than its storage" if limit is not None else None,
+                help="a request has between 0 rows or keys and what its storage holds"
+                if limit is not None
+                else "positions count from 0",
             )
     return tensor
 
@@ -238,7 +242,9 @@ def check_params(params: Mapping[str, Any], like: View, batch: int) -> dict[str,
                 f"the parameter `{name}` has the wrong shape",
                 expected=f"a Python number, or contiguous [{batch}] with one value per request",
                 got=f"shape {list(tensor.shape)}, strides {list(tensor.strides)}",
-                help=f"expand it to the batch: `{name}.expand({batch}).contiguous()`" if not tensor.shape else None,
+                help=f"expand it to the batch: `{name}.expand({batch}).contiguous()`"
+                if not tensor.shape
+                else "one value per request, side by side in memory; for one per head declare a tensor",
             )
         checked[name] = tensor
     return checked
@@ -265,5 +271,5 @@ def _integer(name: str, value: Any, expected: str) -> int:
         f"`{name}` is not an integer",
         expected=expected,
         got=f"{value!r:.60} of type {type(value).__name__}",
-        help="pass a Python int",
+        help="pass a Python int, or a tensor i32[batch] on the device of `q`",
     )

@@ -86,9 +86,9 @@ def read_shapes(layout: Padded, q: tuple[int, ...], k: tuple[int, ...], v: tuple
                 help="add a batch axis of 1 for a single request",
             )
     token, head = layout.token, layout.head
-    _same("k", "q", "batch", k[0], q[0])
-    _same("v", "k", "batch", v[0], k[0])
-    _same("k", "q", "head_dim", k[3], q[3])
+    _same("k", "q", "batch", k[0], q[0], layout)
+    _same("v", "k", "batch", v[0], k[0], layout)
+    _same("k", "q", "head_dim", k[3], q[3], layout)
     _same("v", "k", "len", v[token], k[token], layout)
     _same("v", "k", "heads", v[head], k[head], layout)
     heads, kv_heads = q[head], k[head]
@@ -103,12 +103,12 @@ def read_shapes(layout: Padded, q: tuple[int, ...], k: tuple[int, ...], v: tuple
     return Shapes(q[0], heads, kv_heads, q[3], v[3], q[token], k[token])
 
 
-def _same(one: str, other: str, axis: str, got: int, expected: int, layout: Padded | None = None) -> None:
+def _same(one: str, other: str, axis: str, got: int, expected: int, layout: Padded) -> None:
     if got != expected:
         raise CallError(
             "A0835",
             f"`{one}` and `{other}` differ in {axis}",
             expected=f"{axis} {expected}, as in `{other}`",
             got=f"{axis} {got}",
-            help=f"layout '{layout.order}' is {layout.axes}" if layout is not None else None,
+            help=f"layout '{layout.order}' is {layout.axes}; is the other one meant, or another tensor?",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -185,6 +186,15 @@ def test_no_keys_at_all() -> None:
     assert bool((lse == -torch.inf).all())
 
 
+def golden(name: str, text: str) -> None:
+    """Hold an error's text against tests/golden/calls; ATTNCC_UPDATE_GOLDEN=1 rewrites it."""
+    path = Path(__file__).resolve().parents[1] / "golden" / "calls" / f"{name}.txt"
+    if os.environ.get("ATTNCC_UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text + "\n"
+
+
 # Mistakes ----------------------------------------------------------------------------------------------------------
 
 Q, K, V = random_qkv()
@@ -247,7 +257,7 @@ MISTAKES: dict[str, tuple[str, Any]] = {
         "A0847",
         lambda: attncc.attention(Q, K, V, example("gemma2")(softcap=torch.ones(3))),
     ),
-    "no variant": ("A0808", lambda: attncc.attention(Q, K, V, lambda score: score)),
+    "no variant": ("A0808", lambda: attncc.attention(Q, K, V, "causal")),
     "a captured tensor of another size": (
         "A0810",
         lambda: attncc.attention(Q, K, V, example("alibi")(slopes=torch.ones(3))),
@@ -261,10 +271,9 @@ def test_a_mistake_has_a_code_and_a_way_out(what: str) -> None:
     code, call = MISTAKES[what]
     with pytest.raises(attncc.AttnccError) as caught:
         call()
-    error = caught.value
-    assert error.code == code
-    assert error.got is not None
-    assert error.expected is not None
+    assert caught.value.code == code
+    assert None not in (caught.value.expected, caught.value.got, caught.value.help)
+    golden(f"{code} {what}".replace(" ", "_"), str(caught.value).replace(f"{EXAMPLES}/", ""))
 
 
 def test_a_gradient_is_no_mistake_outside_grad_mode() -> None:
