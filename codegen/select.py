@@ -61,11 +61,21 @@ class KernelSpec:
             )
         if self.layout not in LAYOUTS:
             raise UnsupportedError(
-                "A0708", f"unknown KV layout `{self.layout}`", expected=" or ".join(LAYOUTS), got=self.layout
+                "A0708",
+                f"unknown KV layout `{self.layout}`",
+                expected=" or ".join(LAYOUTS),
+                got=self.layout,
+                help="padded batches with any strides are `contiguous`, whichever axis holds the heads",
             )
         for name, value in (("head_dim", self.head_dim), ("head_dim_v", self.dim_v)):
             if not 1 <= value <= MAX_HEAD_DIM:
-                raise UnsupportedError("A0706", f"{name} {value}", expected=f"1 to {MAX_HEAD_DIM}", got=str(value))
+                raise UnsupportedError(
+                    "A0706",
+                    f"{name} is out of range",
+                    expected=f"1 to {MAX_HEAD_DIM}",
+                    got=str(value),
+                    help="it counts the channels of one head",
+                )
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ def test_a_forced_family_names_everything_it_does_not_serve() -> None:
         (replace(SPEC, head_dim=72), "A0703", "head_dim 72"),
         (replace(SPEC, head_dim_v=64), "A0703", "head_dim_v 64"),
         (replace(SPEC, family="flash"), "A0705", "unknown kernel family `flash`"),
-        (replace(SPEC, head_dim=0), "A0706", "head_dim 0"),
+        (replace(SPEC, head_dim=0), "A0706", "head_dim is out of range"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -240,3 +240,4 @@ def test_a_wrong_spec_is_named(spec: KernelSpec, code: str, text: str) -> None:
         compile_variant(variant_of(GEMMA2), spec)
     assert caught.value.code == code
     assert text in str(caught.value)
+    assert caught.value.help
