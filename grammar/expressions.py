@@ -51,6 +51,8 @@ from attncc.ir.walk import walk
 # A level costs at most five Python frames, and callers need some of the thousand there are.
 MAX_DEPTH = 130
 MAX_NODES = 100_000
+# A node that is written more often than this (`q`, `0`) has no place worth telling.
+MAX_SPANS = 16
 _MAX_NOTES = 6
 _SCALARS = {type.value: type for type in Type}
 _TYPE_HABITS = {
@@ -132,7 +134,7 @@ class Expressions:
 
     def _noted(self, value: Expr, span: Span) -> Expr:
         spans = self.record.setdefault(value, [])
-        if len(spans) < 16 and span not in spans:
+        if len(spans) < MAX_SPANS and span not in spans:
             spans.append(span)
         return value
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from attncc.diagnostics import LanguageError, Note, Source, Span
 
-MAX_CHARACTERS = 1 << 20
+MAX_CHARACTERS = 1 << 18
 MAX_BRACKETS = 200
 
 KEYWORDS = {

@@ -8,7 +8,7 @@ from dataclasses import replace
 from attncc.diagnostics import LanguageError, Note, Span
 from attncc.grammar import tree
 from attncc.grammar.declarations import Declared, declare, scalars
-from attncc.grammar.expressions import Expressions
+from attncc.grammar.expressions import MAX_SPANS, Expressions
 from attncc.grammar.scope import HOOKS, BranchName, Context, Lazy, Scope, declared_twice, suggest
 from attncc.ir import build
 from attncc.ir.definition import Definition
@@ -192,7 +192,8 @@ class _Lowering:
         for record in self.records.values():
             for expr, spans in record.items():
                 known = merged.setdefault(expr, [])
-                known.extend(span for span in spans if span not in known)
+                if len(known) < MAX_SPANS:
+                    known.extend(span for span in spans if span not in known)
         return {expr: tuple(spans) for expr, spans in merged.items()}
 
     def _place(self, error: LanguageError, variant: Variant) -> None:

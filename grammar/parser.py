@@ -63,8 +63,12 @@ def _reduce(
             return
         rule = automaton.rules[-1 - action]
         cut = len(values) - rule.size
-        children: list[Any] = []
-        for value in values[cut:]:
+        if rule.action == "splice" and isinstance(values[cut], list):
+            # The list so far: it is longer every time, so it is not copied.
+            children, rest = values[cut], values[cut + 1 :]
+        else:
+            children, rest = [], values[cut:]
+        for value in rest:
             if isinstance(value, list):
                 children.extend(value)
             else:

@@ -139,7 +139,7 @@ variant v {
     "A0108": Entry(
         "file too large",
         """
-A .attn file has at most 1,048,576 characters. A table of numbers belongs in a tensor, which the variant takes as a
+A .attn file has at most 262,144 characters. A table of numbers belongs in a tensor, which the variant takes as a
 parameter:
 
 ```attn

