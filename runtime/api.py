@@ -62,7 +62,7 @@ def attention(
 
     Returns out, or a tuple of out, lse, emits as asked for. Runs on the caller's current stream without waiting.
 
-    Raises CallError A0808–A0813 and A0830–A0851 for mistakes in the arguments, UnsupportedError A0701–A0708 for a
+    Raises CallError A0808–A0813 and A0830–A0850 for mistakes in the arguments, UnsupportedError A0701–A0708 for a
     variant that no kernel serves, ToolchainError A10xx where it must be compiled and cannot be.
     """
     bound = plain() if variant is None else as_bound(variant)
