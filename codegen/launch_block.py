@@ -1,6 +1,6 @@
 """The memory layout of a kernel's parameter block, as the device headers declare it; knows no tensor and no variant.
 
-``Launch``, ``Scalar`` and ``TensorRef`` of ``device/joint.cuh`` are mirrored here field by field; a test compiles the
+``Launch``, ``Scalar``, ``TensorRef`` and ``TokenTensorRef`` of ``device/joint.cuh`` are mirrored here field by field; a test compiles the
 header and compares every offset.
 """
 
@@ -41,6 +41,11 @@ def tensor_fields(name: str, rank: int) -> list[tuple[str, str]]:
     return [(f"{name}.data", "ptr"), *extents, *strides]
 
 
+def token_tensor_fields(name: str, rank: int) -> list[tuple[str, str]]:
+    """The words of a ``TokenTensorRef<T, rank>``: those of a TensorRef, then indptr (0: padded storage)."""
+    return [*tensor_fields(name, rank), (f"{name}.indptr", "ptr")]
+
+
 def place(words: list[tuple[str, str]], start: int = 0) -> list[Field]:
     """Lays words out one after another. Raises ValueError where C++ would insert padding."""
     fields = []
@@ -70,6 +75,9 @@ LAUNCH_FIELDS: Final = tuple(
             *scalar_fields("sm_scale", "f32"),
             *[(name, "i32") for name in ("batch", "num_heads", "num_kv_heads", "group", "max_qo_len", "max_kv_len")],
             *[(name, "i32") for name in ("q_start", "k_start", "explicit_q_start", "reserved")],
+            *[(name, "ptr") for name in ("split_out", "split_state", "merged_out", "merged_state")],
+            ("split_tokens", "i64"),
+            *[(name, "i32") for name in ("num_splits", "split_cols")],
         ]
     )
 )

@@ -45,22 +45,66 @@
 //   static float sink  (const Item&, const Row&);
 //       log2(e) times the sink logit; called once a row, only when facts.has_sink. -inf means no sink.
 //
+// A value that varies with row - col only (and the head), when facts.has_diagonal: a tile has few of them.
+//
+//   struct Diagonal {...};
+//   static Diagonal diagonal(const Params&, const Item&, int h, int delta);
+//       delta = row - col in storage indices, of a pair the kernel visits. Staged in shared memory. h is the pair's head
+//       when facts.diagonal_per_head, else any head of the group. logits(), weight() and mask() then take one more
+//       argument, `const Diagonal&`, after Key.
+//
+// Weights instead of softmax, when facts.has_weight; logits() and sink() are never called:
+//
+//   static float weight(float score, const Item&, const Row&, const Tile&, const Key&, int row, int col);
+//       The weight itself, not in the log2 domain; score is the RAW dot product. A masked pair's is discarded.
+//   static float normalize(const Item&, const Row&, float total);
+//       The denominator, from the sum of the row's weights. out is 0 where it is 0.
+//
+// Vector hooks: query, key, value and output, each when facts.<hook>.present. A family calls them for every channel d of
+// a vector and stores the result as the vector's channel d; `x` gives the vector before the hook, x(d) as a float, at any
+// channel in [0, head_dim) (value and output: head_dim_v): a rotation reads x(d ± half). What needs the whole vector
+// first, the dot products over channels, are facts.<hook>.sums numbers: sums[i] = Σ_d ..._term(i, ..., d), computed in
+// order, so that term i may read sums[0 .. i - 1]. i is a constant wherever it is called.
+//
+//   template <class X> static float query(const Params&, const Item&, const X& x, const float* sums, int row, int h, int d);
+//   template <class X> static float query_term(int i, <the same>);
+//   template <class X> static float key_vector(const Params&, const Item&, const X& x, const float* sums, int col, int d);
+//   template <class X> static float key_vector_term(int i, <the same>);
+//   template <class X> static float value_vector(const Params&, const Item&, const X& x, const float* sums, int col, int d);
+//   template <class X> static float value_vector_term(int i, <the same>);
+//       Computed in f32, rounded to the element type, for the request's own rows and columns only.
+//   template <class X> static float output(const Params&, const Item&, const X& x, const float* sums, float total,
+//                                          float lse, int row, int h, int d);
+//   template <class X> static float output_term(int i, <the same>);
+//       After normalisation (and after the splits are merged), before rounding. total is Σ weight, for a softmax e^lse;
+//       lse is the natural logarithm of the denominator, -inf with weights.
+//
+// A function that a fact excludes need not exist; `Diagonal` neither.
+//
 // INVARIANTS a family keeps: it never multiplies a masked pair by 0 (it selects); it reads no storage outside the
 // request's rows and columns into a result; it writes no output row outside the request; a row without a pair gives
-// out = 0 and lse = -inf (or the sink); row and col are storage indices, and `Work` says nothing about positions.
+// out = 0 and lse = -inf (or the sink), then the output hook; row and col are storage indices, and `Work` says nothing
+// about positions.
 //
-// SEATS (not served yet, names reserved): query, key_vector, value_vector, output on channel pairs; weight and
-// Reduction {State, init, update, combine, finish}; Work::slot, kind, segment for split, mixed and cascaded launches.
+// SPLITS. With launch.num_splits > 1 an item covers columns [slot * split_cols, (slot + 1) * split_cols) and stores its
+// state instead of an output: the unnormalised f32 accumulator and two floats (softmax: m in the log2 domain and l;
+// weights: total and 0). The `merge` entry combines slots 0, 1, ... in that order, then finishes: sink, normalize, output.
+// A state excludes all three, so that states of different launches combine too.
+//
+// SEATS (not served yet, names reserved): several branches, emits, ordered reductions, extra operands; Work::kind and
+// segment for mixed and cascaded launches.
 #pragma once
 #include "device/types.cuh"
 
 namespace attncc {
 
 // One work item: packed query rows [row0, row0 + nrows) of KV head hk against KV columns [col0, col0 + ncols).
-// Packed row i is query row i / group of query head hk * group + i % group. col0 is a multiple of the tile width.
+// Packed row i is query row i / pack of query head h0 + i % pack; pack is group and h0 is hk * group, unless a family
+// packs fewer heads. col0 is a multiple of the tile width. slot: which split of the columns.
 struct Work {
   int b, hk, row0, nrows, col0, ncols, slot;
   unsigned kind, segment;
+  int h0, pack;
 };
 
 // KV columns [lo, hi). partial == 0: proven to be attended by every row asked about.
@@ -73,6 +117,12 @@ struct Box {
   int row_lo, row_hi, col_lo, col_hi;
 };
 
+// A hook on vectors: whether it is there, and how many sums over channels it needs.
+struct VectorHook {
+  bool present;
+  int sums;
+};
+
 struct Facts {
   bool has_logits;    // false: logits() is score * (sm_scale * log2 e) and nothing else
   bool has_mask;      // false: mask() is never called
@@ -81,6 +131,10 @@ struct Facts {
   bool has_tile;      // Tile holds something
   int num_ranges;     // how many ranges ranges() may write, >= 1
   float logit_bound;  // |logits()| <= logit_bound in the log2 domain; 0: unknown
+  bool has_weight;         // weight() and normalize() replace logits() and sink()
+  bool has_diagonal;       // Diagonal holds something
+  bool diagonal_per_head;  // ... that depends on the head too
+  VectorHook query, key, value, output;
 };
 
 // One value, or one per request. T is a 4-byte value type (a bool travels as int).
@@ -124,6 +178,44 @@ struct TensorRef<T, 0> {
   __device__ __forceinline__ auto load() const -> decltype(to_value(T())) { return to_value(*data); }
 };
 
+// A captured tensor over [batch, tokens, ...], tokens being qo_len or kv_len. Padded: the axes as they are. Ragged
+// (indptr is not null): [total tokens, ...], stride[0] unused, request b's tokens are [indptr[b], indptr[b + 1]).
+template <class T, int Rank>
+struct TokenTensorRef {
+  static_assert(Rank >= 2, "batch and tokens come first");
+  const T* data;
+  i64 extent[Rank], stride[Rank];  // of [batch, tokens, ...]; ragged: extent[0] = batch, extent[1] unused
+  const int* indptr;               // null, or [batch + 1]
+
+  // Request b's part, b clamped. Uniform over a work item when b is the item's: worth computing there.
+  __device__ __forceinline__ TensorRef<T, Rank - 1> request(i64 b) const {
+    TensorRef<T, Rank - 1> part;
+    const i64 last = extent[0] - 1;
+    const i64 high = b < last ? b : last;
+    const i64 at = high < 0 ? 0 : high;
+#pragma unroll
+    for (int axis = 1; axis < Rank; ++axis) {
+      part.extent[axis - 1] = extent[axis];
+      part.stride[axis - 1] = stride[axis];
+    }
+    if (last < 0) {
+      part.data = data;
+      part.extent[0] = 0;
+    } else if (indptr != nullptr) {
+      part.data = data + indptr[at] * stride[1];
+      part.extent[0] = indptr[at + 1] - indptr[at];
+    } else {
+      part.data = data + at * stride[0];
+    }
+    return part;
+  }
+
+  template <class... Index>
+  __device__ __forceinline__ auto load(i64 b, Index... index) const -> decltype(to_value(T())) {
+    return request(b).load(index...);
+  }
+};
+
 // Element strides of [batch, token, head, dim]; dim is contiguous.
 struct Strides {
   i64 batch, head, token;
@@ -150,6 +242,14 @@ struct Launch {
   int q_start, k_start;
   int explicit_q_start;  // 1: q_start was given at the call
   int reserved;
+  // Split KV and partial states. A token is the ragged index, or b * max_qo_len + row.
+  float* split_out;     // null: `main` writes out; else [num_splits, split_tokens, num_heads, head_dim_v]
+  float* split_state;   // [num_splits, split_tokens, num_heads, 2]
+  float* merged_out;    // null: `merge` writes out; else it leaves a state: [split_tokens, num_heads, head_dim_v]
+  float* merged_state;  // [split_tokens, num_heads, 2]
+  i64 split_tokens;
+  int num_splits;  // 0 means 1; the grid of `main` is num_splits times as wide
+  int split_cols;  // columns a split covers, a multiple of the tile width
 };
 
 // Where a request's rows and columns are, in storage and in position.
