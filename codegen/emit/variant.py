@@ -240,6 +240,11 @@ class _Writer:
 
     def _aggregate(self, body: Text, values: list[str], members: tuple[Member, ...]) -> None:
         self.out.extend(body)
+        # & and | of conditions give an int in C++, which braces do not narrow.
+        values = [
+            f"bool({value})" if member.expr.type is Type.BOOL and ("&" in value or "|" in value) else value
+            for value, member in zip(values, members, strict=True)
+        ]
         whole = f"return {{{', '.join(values)}}};"
         if len(whole) < 80:
             self.out.add(whole)

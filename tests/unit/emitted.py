@@ -28,20 +28,23 @@ CONFIG = """struct Config {{
   static constexpr int head_dim = {head_dim}, head_dim_v = {head_dim_v};
   static constexpr attncc::Accuracy accuracy = attncc::Accuracy::exact;
 }};"""
-_FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-w")
-_INCLUDES = (
-    '#include <cstddef>\n#include "device/joint.cuh"\n#include "device/math.cuh"\n#include "device/tile_program.cuh"\n#include "device/views.cuh"\n'
-)
+_FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-Werror=narrowing")
+_HEADERS = ("device/joint.cuh", "device/math.cuh", "device/tile_program.cuh", "device/views.cuh")
+_INCLUDES = "#include <cstddef>\n" + "".join(f'#include "{header}"\n' for header in _HEADERS)
 
 # What a test calls, for the variant in namespace {ns}.
 _CALLS = """
-extern "C" void {ns}_pairs(const {ns}::Params* params, const attncc::Work* work, int group, int heads, int rows,
-                           int cols, const float* scores, float* logits, bool* masks) {{
+static attncc::Work {ns}_work(const {ns}::Params& params, const int* at) {{
+  attncc::Work work{{}};
+  work.b = at[0], work.hk = at[1], work.nrows = at[2] * params.launch.group, work.ncols = at[3];
+  return work;
+}}
+extern "C" void {ns}_pairs(const {ns}::Params* params, int b, int heads, int rows, int cols, const float* scores,
+                           float* logits, bool* masks) {{
   using V = {ns}::Variant;
   for (int h = 0; h < heads; ++h) {{
-    attncc::Work at = *work;
-    at.hk = h / group;
-    const V::Item item = V::item(*params, at);
+    const int at[] = {{b, h / params->launch.group, rows, cols}};
+    const V::Item item = V::item(*params, {ns}_work(*params, at));
     for (int i = 0; i < rows; ++i) {{
       const V::Row row = V::row(*params, item, i, h);
       for (int j = 0; j < cols; ++j) {{
@@ -54,45 +57,27 @@ extern "C" void {ns}_pairs(const {ns}::Params* params, const attncc::Work* work,
     }}
   }}
 }}
-extern "C" void {ns}_sinks(const {ns}::Params* params, const attncc::Work* work, int group, int heads, int rows,
-                           float* sinks) {{
+extern "C" void {ns}_sinks(const {ns}::Params* params, int b, int heads, int rows, float* sinks) {{
   using V = {ns}::Variant;
   for (int h = 0; h < heads; ++h) {{
-    attncc::Work at = *work;
-    at.hk = h / group;
-    const V::Item item = V::item(*params, at);
+    const int at[] = {{b, h / params->launch.group, rows, 0}};
+    const V::Item item = V::item(*params, {ns}_work(*params, at));
     for (int i = 0; i < rows; ++i) sinks[h * rows + i] = V::sink(item, V::row(*params, item, i, h));
   }}
 }}
-extern "C" int {ns}_ranges(const {ns}::Params* params, const attncc::Work* work, int row_lo, int row_hi,
-                           attncc::Range* out) {{
-  return {ns}::Variant::ranges(*params, *work, row_lo, row_hi, out);
+extern "C" int {ns}_ranges(const {ns}::Params* params, const int* at, int row_lo, int row_hi, int* out) {{
+  attncc::Range ranges[{ns}::Variant::facts.num_ranges];
+  const int count = {ns}::Variant::ranges(*params, {ns}_work(*params, at), row_lo, row_hi, ranges);
+  for (int i = 0; i < count; ++i) *out++ = ranges[i].lo, *out++ = ranges[i].hi, *out++ = ranges[i].partial;
+  return count;
 }}
-extern "C" attncc::Facts {ns}_facts() {{ return {ns}::Variant::facts; }}
+extern "C" int {ns}_num_ranges() {{ return {ns}::Variant::facts.num_ranges; }}
+extern "C" float {ns}_logit_bound() {{ return {ns}::Variant::facts.logit_bound; }}
 extern "C" void {ns}_offsets(long long* out) {{
   *out++ = sizeof({ns}::Params);
   {offsets}
 }}
 """
-
-
-class Work(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int) for name in ("b", "hk", "row0", "nrows", "col0", "ncols", "slot")] + [
-        ("kind", ctypes.c_uint),
-        ("segment", ctypes.c_uint),
-    ]
-
-
-class Range(ctypes.Structure):
-    _fields_ = [("lo", ctypes.c_int), ("hi", ctypes.c_int), ("partial", ctypes.c_int)]
-
-
-class FactsStruct(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_bool) for name in ("has_logits", "has_mask", "has_sink", "has_key", "has_tile")),
-        ("num_ranges", ctypes.c_int),
-        ("logit_bound", ctypes.c_float),
-    ]
 
 
 @dataclass(frozen=True)
@@ -114,11 +99,10 @@ class Emitted:
     source: VariantSource
 
     @property
-    def facts(self) -> FactsStruct:
-        function = self.library[f"{self.namespace}_facts"]
-        function.restype = FactsStruct
-        found: FactsStruct = function()
-        return found
+    def logit_bound(self) -> float:
+        function = self.library[f"{self.namespace}_logit_bound"]
+        function.restype = ctypes.c_float
+        return float(function())
 
     def offsets(self) -> list[int]:
         """sizeof(Params), then the offset of every field as C++ has it."""
@@ -132,32 +116,26 @@ class Emitted:
         scores = np.ascontiguousarray(scores, np.float32)
         logits, masks = np.empty_like(scores), np.empty(scores.shape, np.bool_)
         with parameter_block(self.source, case) as block:
-            self.library[f"{self.namespace}_pairs"](
-                block,
-                ctypes.byref(_work(case.call, b)),
-                *(case.call.sizes.group, heads, rows, cols),
-                *map(_pointer, (scores, logits, masks)),
-            )
+            arrays = map(_pointer, (scores, logits, masks))
+            self.library[f"{self.namespace}_pairs"](block, b, heads, rows, cols, *arrays)
         return logits, masks
 
     def sinks(self, case: Case, b: int) -> Array:
         """The sink [num_heads, rows], in the log2 domain."""
         found = np.empty((case.call.sizes.num_heads, int(case.call.qo_lens[b])), np.float32)
         with parameter_block(self.source, case) as block:
-            self.library[f"{self.namespace}_sinks"](
-                block, ctypes.byref(_work(case.call, b)), case.call.sizes.group, *found.shape, _pointer(found)
-            )
+            self.library[f"{self.namespace}_sinks"](block, b, *found.shape, _pointer(found))
         return found
 
     def ranges(self, case: Case, b: int, hk: int, row_lo: int, row_hi: int) -> list[tuple[int, int, int]]:
         """The KV ranges of a row tile: (lo, hi, partial)."""
-        out = (Range * self.facts.num_ranges)()
-        work = _work(case.call, b)
-        work.hk = hk
+        most = self.library[f"{self.namespace}_num_ranges"]()
+        out = (ctypes.c_int * (3 * most))()
+        at = (ctypes.c_int * 4)(b, hk, int(case.call.qo_lens[b]), int(case.call.kv_lens[b]))
         with parameter_block(self.source, case) as block:
-            count = self.library[f"{self.namespace}_ranges"](block, ctypes.byref(work), row_lo, row_hi, out)
-        assert count <= self.facts.num_ranges
-        return [(out[i].lo, out[i].hi, out[i].partial) for i in range(count)]
+            count = self.library[f"{self.namespace}_ranges"](block, at, row_lo, row_hi, out)
+        assert count <= most
+        return [(out[3 * i], out[3 * i + 1], out[3 * i + 2]) for i in range(count)]
 
 
 def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int = 64) -> list[Emitted]:
@@ -228,11 +206,6 @@ def parameter_block(source: VariantSource, case: Case) -> Iterator[ctypes.c_void
             stride = tensor.strides[axis] // tensor.itemsize
             put(entry.offset + 8 + 8 * (entry.rank + axis), stride, "<i8")
     yield ctypes.c_void_p(data(block))
-
-
-def _work(call: Call, b: int) -> Work:
-    rows = int(call.qo_lens[b]) * call.sizes.group
-    return Work(b=b, row0=0, nrows=rows, col0=0, ncols=int(call.kv_lens[b]))
 
 
 def _pointer(array: Array) -> ctypes.c_void_p:

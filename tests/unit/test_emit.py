@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from attncc.ir import build
 from attncc.passes.canonicalize import canonicalize
 from tests.unit import emit_cases, emitted
 
@@ -109,3 +112,14 @@ def test_ranges_are_worth_having(name: str, compiled: dict[str, emitted.Emitted]
                 for start, stop, _ in variant.ranges(case, b, 0, lo, hi):
                     seen[max(start, 0) : max(stop, 0)] = True
                 np.testing.assert_array_equal(seen, masks[0, lo:hi].any(axis=0))
+
+
+def test_a_constant_softcap_bounds_the_logits(tmp_path: Path) -> None:
+    """facts.logit_bound holds in the log2 domain, rounding included, and is tight."""
+    cap = emit_cases.op("*", build.f32(5.0), emit_cases.fn("tanh", emit_cases.score))
+    free = emit_cases.make("free", logits=emit_cases.op("*", build.f32(5.0), emit_cases.score))
+    capped, unbounded = emitted.compile_variants([emit_cases.make("capped", logits=cap), free], tmp_path)
+    case = emit_cases.random_case(capped.variant, 0)
+    logits, _ = capped.pairs(case, 0, 1e4 * np.sign(scores_for(case, 0, 0)))
+    assert 0 < np.abs(logits).max() <= capped.logit_bound < 5.0 * np.log2(np.e) * 1.001
+    assert unbounded.logit_bound == 0
