@@ -61,7 +61,7 @@ def softmax_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: t
     return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
 
 
-def positions(device: str | torch.device = DEVICE) -> tuple[torch.Tensor, torch.Tensor]:
+def positions() -> tuple[torch.Tensor, torch.Tensor]:
     """Query positions as a column and key positions as a row, to write masks as the papers do."""
-    i = torch.arange(LENGTH, device=device)
+    i = torch.arange(LENGTH, device=DEVICE)
     return i[:, None], i[None, :]

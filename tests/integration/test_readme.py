@@ -98,6 +98,13 @@ def test_a_command_prints_what_the_readme_says(command: Command, folder: Path) -
         assert alike(run.stdout + run.stderr) == alike(command.output)
 
 
+def test_the_environment_variables_are_those_the_code_reads() -> None:
+    root = Path(__file__).resolve().parents[2]
+    files = [path for top in ("attncc", "codegen", "grammar", "runtime") for path in (root / top).rglob("*.py")]
+    read = {name for path in files for name in re.findall(r"\bATTNCC_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
+    assert set(re.findall(r"^\| `(ATTNCC_[A-Z_]+)`", README, flags=re.MULTILINE)) == read
+
+
 def test_the_drawing_is_exact(folder: Path) -> None:
     (command,) = [c for c in commands() if "viz" in c.line and c.output and "┌" in c.output]
     run = subprocess.run(
