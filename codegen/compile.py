@@ -89,11 +89,18 @@ class Stages:
         )
 
     @cached_property
+    def lowered(self) -> Variant:
+        """What the kernel and its bounds are made of: the canonical variant after every pass."""
+        from attncc.passes.pipeline import run
+
+        return run(self.variant)
+
+    @cached_property
     def source(self) -> KernelSource:
         """The translation unit, with and without #line directives."""
         from attncc.codegen.emit.source import emit_kernel
 
-        return emit_kernel(self.variant, self.choice.module, self.choice.config)
+        return emit_kernel(self.lowered, self.choice.module, self.choice.config)
 
     @property
     def cuda(self) -> str:
@@ -206,7 +213,7 @@ class Stages:
             own_scale=self.variant.branches[0].sm_scale is not None,
             alignment=ALIGNMENT,
             explicit_starts=refuses_starts(self.variant) is None,
-            bounds=tile_program(self.variant).to_json(),
+            bounds=tile_program(self.lowered).to_json(),
             toolchain={"nvrtc": toolchain().nvrtc, "cuda-bindings": toolchain().bindings},
             hashes={
                 "cubin": digest(made.cubin),
