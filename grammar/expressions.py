@@ -133,9 +133,16 @@ class Expressions:
         return self._noted(value, node.span)
 
     def _noted(self, value: Expr, span: Span) -> Expr:
+        """``value`` recorded at ``span``, with what construction put below it (casts, the parts of ``gelu``)."""
         spans = self.record.setdefault(value, [])
         if len(spans) < MAX_SPANS and span not in spans:
             spans.append(span)
+        fresh = [operand for operand in value.operands if operand not in self.record]
+        while fresh:
+            node = fresh.pop()
+            if node not in self.record:
+                self.record[node] = [span]
+                fresh.extend(node.operands)
         return value
 
     # Names ------------------------------------------------------------------------------------------------------------

@@ -10,16 +10,23 @@ import pytest
 from attncc.diagnostics import AttnccError
 from attncc.diagnostics.render import plain
 from attncc.grammar import read
+from attncc.ir.extents import channel_lengths
 
 HERE = Path(__file__).parent
 CASES = sorted(HERE.glob("A*.attn"))
 
 
+def check(path: str) -> None:
+    """Read a file, instantiate everything in it, and measure its channel vectors as a compile for head_dim 128 does."""
+    for definition in read(path).definitions.values():
+        variant = definition.instantiate()
+        for _, expr in variant.roots():
+            channel_lengths(expr, variant, {"head_dim": 128, "head_dim_v": 128})
+
+
 def mistake(path: str) -> AttnccError:
-    """The error of reading a file and instantiating everything in it."""
     with pytest.raises(AttnccError) as caught:
-        for definition in read(path).definitions.values():
-            definition.instantiate()
+        check(path)
     return caught.value
 
 

@@ -416,6 +416,12 @@ def test_every_node_knows_where_it_was_written() -> None:
     assert causal == ["test.attn:1:15", "test.attn:4:12", "test.attn:4:23"]
 
 
+def test_nodes_that_construction_adds_have_the_span_of_what_was_written() -> None:
+    variant = lower("variant v { logits = gelu(score) + clamp(k, 0, 9); mask = q != k and 0 <= k < 9 }")
+    for _, expr in variant.roots():
+        assert all(node in variant.spans for node in walk(expr))
+
+
 # Depth and size -------------------------------------------------------------------------------------------------------
 
 
