@@ -8,7 +8,7 @@ import click
 
 from attncc.cli import console
 from attncc.cli.files import STDIN
-from attncc.cli.variants import constants_of, define_option, definitions
+from attncc.cli.variants import constant_option, constants_of, definitions
 from attncc.diagnostics import AttnccError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("check", short_help="Check a file: errors point at the source.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@define_option
+@constant_option
 @click.option("--print-ir", is_flag=True, help="Also print the canonical IR of every variant.")
 @console.error_format_option
 @click.pass_obj

@@ -12,7 +12,8 @@ import click
 
 from attncc.cli import console
 from attncc.cli.files import STDIN, file_errors, read_source, write
-from attncc.cli.variants import Chosen, choose, define_option, variant_option
+from attncc.cli.inputs import COUNT
+from attncc.cli.variants import Chosen, choose, constant_option, variant_option
 
 if TYPE_CHECKING:
     from attncc.cache import Cache
@@ -44,11 +45,11 @@ def _kinds(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...]
 @click.command("compile", short_help="Compile a variant to a kernel.")
 @click.argument("file", metavar="FILE")
 @variant_option
-@define_option
+@constant_option
 @click.option("--target", metavar="ARCH", help=f"sm_80, sm_90a, ...  [default: the GPU's, else {DEFAULT_TARGET}]")
 @click.option("--dtype", default="bf16", show_default=True, metavar="f16|bf16", help="Of query, key and value.")
-@click.option("--head-dim", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--head-dim-v", type=click.IntRange(min=1), help="[default: --head-dim]")
+@click.option("--head-dim", type=COUNT, default=128, show_default=True, help="Query and key channels.")
+@click.option("--head-dim-v", type=COUNT, help="Value channels.  [default: --head-dim]")
 @click.option("--family", metavar="NAME", help="Force a kernel family.  [default: the first that serves the variant]")
 @click.option("--precise", is_flag=True, help="No approximate functions.")
 @click.option("--emit", "kinds", default="report", show_default=True, callback=_kinds, metavar="KIND[,KIND...]",

@@ -41,8 +41,26 @@ class Shape:
         return {**self.sizes, **found}
 
 
-_POSITIVE = click.IntRange(1, 2**31 - 1)
-POSITION = click.IntRange(-(2**31), 2**31 - 1)
+if TYPE_CHECKING:
+    _Type = click.ParamType[int]
+else:
+    _Type = click.ParamType  # older clicks are not generic
+
+
+class _Integer(_Type):
+    """An integer within limits that the help need not repeat."""
+
+    name = "n"
+
+    def __init__(self, low: int, high: int) -> None:
+        self.range = click.IntRange(low, high)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.range.convert(value, param, ctx)
+
+
+COUNT = _Integer(1, 2**31 - 1)
+POSITION = _Integer(-(2**31), 2**31 - 1)
 
 
 def _assignments(_: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -88,13 +106,13 @@ def shape_options(q_len: int, batch: int, heads: int, kv_heads: int) -> Callable
         collected.__name__, collected.__doc__ = function.__name__, function.__doc__
         collected.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
         options = [
-            click.option("--batch", type=_POSITIVE, default=batch, show_default=True, help="Requests."),
-            click.option("--q-len", type=_POSITIVE, default=q_len, show_default=True, help="Query rows per request."),
-            click.option("--kv-len", type=_POSITIVE, help="Keys per request.  [default: --q-len]"),
-            click.option("--heads", type=_POSITIVE, default=heads, show_default=True, help="Query heads."),
-            click.option("--kv-heads", type=_POSITIVE, help=f"KV heads.  [default: {kv_heads}, or --heads]"),
-            click.option("--head-dim", type=_POSITIVE, default=128, show_default=True),
-            click.option("--head-dim-v", type=_POSITIVE, help="Value channels.  [default: --head-dim]"),
+            click.option("--batch", type=COUNT, default=batch, show_default=True, help="Requests."),
+            click.option("--q-len", type=COUNT, default=q_len, show_default=True, help="Query rows per request."),
+            click.option("--kv-len", type=COUNT, help="Keys per request.  [default: --q-len]"),
+            click.option("--heads", type=COUNT, default=heads, show_default=True, help="Query heads."),
+            click.option("--kv-heads", type=COUNT, help=f"KV heads.  [default: {kv_heads}, or --heads]"),
+            click.option("--head-dim", type=COUNT, default=128, show_default=True, help="Query and key channels."),
+            click.option("--head-dim-v", type=COUNT, help="Value channels.  [default: --head-dim]"),
             click.option(
                 "--size",
                 "sizes",
@@ -119,7 +137,9 @@ input_option = click.option(
     callback=_assignments,
     help="A tensor from FILE.npy, or FILE.safetensors[:KEY]; others are random.",
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the random tensors.")
+seed_option = click.option(
+    "--seed", type=_Integer(0, 2**63 - 1), default=0, show_default=True, help="Of the random tensors."
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import click
 
 from attncc.cli import console
 from attncc.cli.files import STDIN, write
-from attncc.cli.inputs import POSITION, Shape, Tensors, input_option, make_tensors, seed_option, shape_options
+from attncc.cli.inputs import COUNT, POSITION, Shape, Tensors, input_option, make_tensors, seed_option, shape_options
 from attncc.cli.variants import choose, define_option, variant_option
 
 if TYPE_CHECKING:
@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 @click.option("--dtype", type=click.Choice(("bf16", "f16")), default="bf16", show_default=True, help="Of q, k and v.")
 @click.option("--q-start", type=POSITION, help="Position of the first row.  [default: rows are the newest tokens]")
 @click.option("--k-start", type=POSITION, help="Position of the first key.  [default: 0]")
-@click.option("--device", type=click.Choice(("auto", "cpu", "gpu")), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(("auto", "cpu", "gpu")),
+    default="auto",
+    show_default=True,
+    help="auto: the GPU if there is one.",
+)
 @input_option
 @seed_option
-@click.option(
-    "--repeat", type=click.IntRange(min=1), default=20, show_default=True, help="Times the time is taken on a GPU."
-)
+@click.option("--repeat", type=COUNT, default=20, show_default=True, help="Times the time is taken on a GPU.")
 @click.option("-o", "--output", metavar="FILE", help="Write the output tensor to FILE.npy (float32).")
 @console.error_format_option
 def command(

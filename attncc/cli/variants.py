@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +38,12 @@ def _parse_assignments(_: click.Context, __: click.Parameter, given: Sequence[st
     return found
 
 
-define_option = click.option(
-    "-D",
-    "defines",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=_parse_assignments,
-    help="Set a parameter or constant; several values with commas are one per request.",
-)
+def _define_option(help: str) -> Callable[[Any], Any]:
+    return click.option("-D", "defines", multiple=True, metavar="NAME=VALUE", callback=_parse_assignments, help=help)
+
+
+define_option = _define_option("Set a parameter or constant; several values with commas are one per request.")
+constant_option = _define_option("Set a `const` parameter.")
 variant_option = click.option("--variant", "name", metavar="NAME", help="Which variant, if the file has several.")
 
 

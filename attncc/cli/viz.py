@@ -8,7 +8,7 @@ import click
 
 from attncc.cli import console
 from attncc.cli.files import STDIN, write
-from attncc.cli.inputs import POSITION, Shape, input_option, make_tensors, seed_option, shape_options
+from attncc.cli.inputs import COUNT, POSITION, Shape, input_option, make_tensors, seed_option, shape_options
 from attncc.cli.variants import choose, define_option, variant_option
 
 KINDS = ("terminal", "svg", "png")
@@ -19,13 +19,19 @@ KINDS = ("terminal", "svg", "png")
 @variant_option
 @define_option
 @shape_options(q_len=64, batch=1, heads=1, kv_heads=1)
-@click.option("--request", "b", type=int, default=0, show_default=True, help="Which request to draw.")
-@click.option("--head", "h", type=int, default=0, show_default=True, help="Which query head to draw.")
+@click.option("--request", "b", type=POSITION, default=0, show_default=True, help="Which request to draw.")
+@click.option("--head", "h", type=POSITION, default=0, show_default=True, help="Which query head to draw.")
 @click.option("--q-start", type=POSITION, help="Position of the first row.  [default: rows are the newest tokens]")
 @click.option("--k-start", type=POSITION, default=0, show_default=True, help="Position of the first key.")
-@click.option("--tiles", type=click.IntRange(min=1), metavar="N", help="Classify tiles of N × N pairs.")
-@click.option("--style", type=click.Choice(("blocks", "braille")), default="blocks", show_default=True)
-@click.option("--width", type=click.IntRange(min=20), help="Columns in the terminal.  [default: the terminal's]")
+@click.option("--tiles", type=COUNT, help="Classify tiles of N × N pairs.")
+@click.option(
+    "--style",
+    type=click.Choice(("blocks", "braille")),
+    default="blocks",
+    show_default=True,
+    help="Braille has four times the cells.",
+)
+@click.option("--width", type=COUNT, help="Columns in the terminal, at least 20.  [default: the terminal's]")
 @input_option
 @seed_option
 @click.option("--format", "kind", type=click.Choice(KINDS), help="[default: by the name of -o, else terminal]")
@@ -101,7 +107,7 @@ def _cells(kind: str, style: str, width: int | None) -> int:
 
     from attncc.viz.terminal import MARGIN
 
-    columns = width or min(shutil.get_terminal_size((80, 24)).columns, 120)
+    columns = max(width, 20) if width else min(shutil.get_terminal_size((80, 24)).columns, 120)
     return (columns - MARGIN) * (2 if style == "braille" else 1)
 
 
