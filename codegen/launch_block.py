@@ -1,8 +1,7 @@
 """The memory layout of a kernel's parameter block, as the device headers declare it; knows no tensor and no variant.
 
 ``Launch``, ``Scalar``, ``TensorRef`` and ``TokenTensorRef`` of ``device/joint.cuh`` are mirrored here field by field;
-a test compiles the
-header and compares every offset.
+a test compiles the header and compares every offset.
 """
 
 from dataclasses import dataclass
