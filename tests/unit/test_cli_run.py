@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,3 +107,26 @@ def test_emitted_values_are_described(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text("variant entropy { emit entropy = lse - expect(logits) }\n")
     assert main(["run", str(path), *SMALL]) == OK
     assert "entropy [2, 9, 4]: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("spoil", "status"), [(0.0, OK), (0.03, USER_ERROR), (float("nan"), USER_ERROR)])
+def test_a_kernel_that_disagrees_is_told_and_fails(
+    spoil: float, status: int, alibi: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In place of a GPU: the reference itself, rounded, with one row spoiled."""
+    from attncc.cli import gpu
+    from attncc.reference import attention
+
+    def compute(bound: Any, tensors: Any, dtype: str, *_: object) -> gpu.Computed:
+        q, k, v = (tensors.vectors[name] for name in ("q", "k", "v"))
+        result = attention(bound.variant, q, k, v, params=bound.params, tensors=bound.tensors)
+        out = to_bf16(result.out)
+        out[1, 4, 2] *= 1 + spoil
+        return gpu.Computed("alibi.fake", out, result.lse, 0.125)
+
+    monkeypatch.setattr(gpu, "compute", compute)
+    assert main(["run", alibi, *SMALL[:-1], "gpu"]) == status
+    out = capsys.readouterr().out
+    assert "gpu: alibi.fake, 0.125 ms a launch" in out
+    assert ("DISAGREES with the reference: worst row" in out) == (status != OK)
+    assert "agrees with the reference: lse" in out
