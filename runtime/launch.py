@@ -49,6 +49,12 @@ class Kernel:
         self.device = on
         self.packer = Packer(manifest.abi)
         self.rule = manifest.launch
+        # What a grid expression may name: the integers of Launch, which are 0 where a call does not set them.
+        self.sizes = {
+            word.name.removeprefix("launch."): word.name
+            for word in manifest.abi.words
+            if word.ctype == "i32" and word.name.startswith("launch.")
+        }
         self.function = Function(on, artifact.cubin, artifact.main.symbol, self.rule.smem)
 
     def launch(self, call: Inputs) -> None:
@@ -57,7 +63,7 @@ class Kernel:
         for name in ("q", "k", "v", "out"):
             check_alignment(name, getattr(call, name), call.layout, manifest.alignment)
         words = launch_words(call, own_scale=manifest.own_scale)
-        grid = self.rule.grid_of({name[7:]: int(value) for name, value in words.items() if name in _GRID_WORDS})
+        grid = self.rule.grid_of({name: int(words.get(word, 0)) for name, word in self.sizes.items()})
         check_grid(call.shapes, grid)
         keep: list[Any] = []  # converted arrays: the allocator may reuse them once the launch is in the stream
         for parameter in manifest.abi.params:
@@ -130,11 +136,6 @@ def launch_words(call: Inputs, *, own_scale: bool) -> dict[str, int | float]:
         if lens is not None:
             words[f"launch.{name}"] = lens.pointer
     return words
-
-
-_GRID_WORDS = frozenset(
-    f"launch.{name}" for name in ("batch", "num_heads", "num_kv_heads", "group", "max_qo_len", "max_kv_len")
-)
 
 
 def check_alignment(name: str, tensor: View, layout: Padded, alignment: int) -> None:
