@@ -53,7 +53,7 @@ MAX_DEPTH = 130
 MAX_NODES = 100_000
 # A node that is written more often than this (`q`, `0`) has no place worth telling.
 MAX_SPANS = 16
-_MAX_NOTES = 6
+MAX_NOTES = 6
 _SCALARS = {type.value: type for type in Type}
 _TYPE_HABITS = {
     "float": "f32",
@@ -81,6 +81,8 @@ class Expressions:
     def __init__(self, operands: dict[str, Operand]) -> None:
         self.operands = operands
         self.record: dict[Expr, list[Span]] = {}
+        # Where masks and defs were written out: the body and the call, by record.
+        self.inlined: dict[int, list[tuple[tree.Function, Span]]] = {}
         self._depth = 0
         self._nodes = 0
 
@@ -455,6 +457,7 @@ class Expressions:
                 self._bind(formal, formal.default, macro.scope, inner, body_scope, macro)
             else:
                 raise _wrong_arguments(macro, call.span, f"no `{name}`")
+        self.inlined.setdefault(id(self.record), []).append((function, call.span))
         try:
             value = self.lower(function.body, body_scope, inner)
             return (
@@ -463,8 +466,8 @@ class Expressions:
                 else value
             )
         except LanguageError as error:
-            if len(error.notes) < _MAX_NOTES:
-                error.notes = (*error.notes, Note(f"in this use of `{function.name.text}`", call.span))
+            if len(error.notes) < MAX_NOTES:
+                error.notes = (*error.notes, use_note(function, call.span))
             raise
 
     def _rebind(self, keyword: tree.Keyword, scope: Scope, context: Context) -> Lazy:
@@ -534,6 +537,11 @@ class Expressions:
         body = self.lower(node.body, inside, context.inside_loop())
         _demand(build.number if name == "sum" else build.boolean, body, f"`{name}`", node.body)
         return Reduce(name, body, axis, extent)
+
+
+def use_note(function: tree.Function, call: Span) -> Note:
+    """What an error inside a mask or def says about the place that used it."""
+    return Note(f"in this use of `{function.name.text}`", call)
 
 
 def _apply(node: tree.Binary, left: Expr, right: Expr) -> Expr:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from attncc.diagnostics import LanguageError, Note, Span
 from attncc.grammar import tree
 from attncc.grammar.declarations import Declared, declare, scalars
-from attncc.grammar.expressions import MAX_SPANS, Expressions
+from attncc.grammar.expressions import MAX_NOTES, MAX_SPANS, Expressions, use_note
 from attncc.grammar.scope import HOOKS, BranchName, Context, Lazy, Scope, declared_twice, suggest
 from attncc.ir import build
 from attncc.ir.definition import Definition
@@ -86,7 +86,9 @@ class _Lowering:
             scope = self.scope.before()
             match statement:
                 case tree.Let():
-                    self._let(statement, self.scope, outside, check=not branches)
+                    # Even a let that nobody uses must make sense, if only in the first branch.
+                    inside = Context(branch=branches[0].name.text) if branches else outside
+                    self._let(statement, self.scope, inside)
                 case tree.Hook() if statement.name.text == "output":
                     if output_span is not None:
                         raise _hook_twice(statement, output_span)
@@ -131,13 +133,11 @@ class _Lowering:
             self._spans(),
         )
 
-    def _let(self, let: tree.Let, scope: Scope, context: Context, *, check: bool) -> None:
+    def _let(self, let: tree.Let, scope: Scope, context: Context) -> None:
         inner = scope.before()
-        lazy = Lazy(let.value, inner, context, None, let.name.span)
-        scope.declare(let.name, lazy)
-        if check:  # even a let that nobody uses must make sense; with branches its inputs depend on who does
-            self._begin(f"let {let.name.text}")
-            self.expressions.lower(let.value, inner, context)
+        scope.declare(let.name, Lazy(let.value, inner, context, None, let.name.span))
+        self._begin(f"let {let.name.text}")
+        self.expressions.lower(let.value, inner, context)
 
     def _branch(self, branch: tree.Branch, outer: Scope) -> dict[str, Expr]:
         context = Context(branch=branch.name.text)
@@ -147,7 +147,7 @@ class _Lowering:
         written: dict[str, Span] = {}
         for statement in branch.statements:
             if isinstance(statement, tree.Let):
-                self._let(statement, scope, context, check=True)
+                self._let(statement, scope, context)
                 continue
             name = statement.name.text
             if name == "output":
@@ -209,8 +209,25 @@ class _Lowering:
             except LanguageError as found:
                 if (found.code, found.message) == (error.code, error.message) and found.span is not None:
                     error.span = found.span
+                    error.notes = (*error.notes, *self._uses(record, found.span))
                     return
         error.with_span(self.tree.name.span)
+
+    def _uses(self, record: dict[Expr, list[Span]], span: Span) -> list[Note]:
+        """The calls that brought ``span`` here, if it lies in the body of a mask or def."""
+        notes: list[Note] = []
+        inlined = self.expressions.inlined.get(id(record), [])
+        while len(notes) < MAX_NOTES:
+            use = next(((function, call) for function, call in inlined if _within(span, function.body.span)), None)
+            if use is None:
+                break
+            notes.append(use_note(*use))
+            span = use[1]
+        return notes
+
+
+def _within(inner: Span, outer: Span) -> bool:
+    return inner.source is outer.source and outer.start <= inner.start and inner.end <= outer.end
 
 
 def _parts(variant: Variant) -> list[tuple[str, Variant]]:

@@ -18,7 +18,7 @@ KEPT = Path(__file__).with_name("attn_table.py")
 END_OF_INPUT = "$END"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rule:
     """A production: pop ``size`` values, apply ``action`` to them, go to ``origin``.
 
@@ -31,7 +31,7 @@ class Rule:
     action: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """``states[s][symbol]``: a state to go to, or ``-1 - r`` to reduce by ``rules[r]``."""
 

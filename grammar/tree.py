@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from attncc.diagnostics import Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Identifier:
     """A name where one is declared or referred to."""
 
@@ -15,7 +15,7 @@ class Identifier:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Text:
     """A string in double quotes; ``value`` is without them, escapes resolved."""
 
@@ -26,7 +26,7 @@ class Text:
 # Expressions ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Number:
     """A literal; ``value`` is an int or a float as written."""
 
@@ -34,13 +34,13 @@ class Number:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Name:
     text: str
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attribute:
     """``base.member``: an input of a branch (``x.out``), or a name of an imported file (``m.causal``)."""
 
@@ -49,7 +49,7 @@ class Attribute:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Keyword:
     """``name = value`` in a call."""
 
@@ -58,7 +58,7 @@ class Keyword:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Call:
     function: Expr
     arguments: tuple[Expr, ...]
@@ -66,7 +66,7 @@ class Call:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Comprehension:
     """``function(body for index in extent)``."""
 
@@ -77,7 +77,7 @@ class Comprehension:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Range:
     """``start : stop`` between square brackets; None is the end of the vector."""
 
@@ -86,7 +86,7 @@ class Range:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Index:
     """``base[i, j]``, an element of a tensor, or ``base[start : stop]``, a slice of channels."""
 
@@ -95,7 +95,7 @@ class Index:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Unary:
     """``op`` is ``-``, ``+``, ``~`` or ``not``."""
 
@@ -104,7 +104,7 @@ class Unary:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Binary:
     """Any operator of two operands but comparisons; ``op`` as written."""
 
@@ -114,7 +114,7 @@ class Binary:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Compare:
     """``first op expr op expr …``: neighbours are compared, all must hold."""
 
@@ -123,7 +123,7 @@ class Compare:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conditional:
     """``then if cond else other``."""
 
@@ -138,7 +138,7 @@ Expr = Number | Name | Attribute | Call | Comprehension | Index | Unary | Binary
 # Declarations and statements ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TypeName:
     """``f32``, ``f32[num_heads, n]`` or ``query[num_heads, 64]``; ``dims`` is None without brackets."""
 
@@ -147,7 +147,7 @@ class TypeName:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Formal:
     """A parameter of a ``mask`` or ``def``."""
 
@@ -157,7 +157,7 @@ class Formal:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Function:
     """A ``mask`` or ``def``; ``formals`` is None where there are no parentheses."""
 
@@ -168,7 +168,7 @@ class Function:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Param:
     """A parameter, tensor or operand of a variant."""
 
@@ -179,35 +179,35 @@ class Param:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hook:
     name: Identifier
     value: Expr
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Let:
     name: Identifier
     value: Expr
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Branch:
     name: Identifier
     statements: tuple[Hook | Let, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Emit:
     name: Identifier
     value: Expr
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Require:
     cond: Expr
     text: Text | None
@@ -217,7 +217,7 @@ class Require:
 Statement = Hook | Let | Branch | Emit | Require
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Variant:
     """``doc`` is the comment that stands directly above."""
 
@@ -228,7 +228,7 @@ class Variant:
     doc: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Import:
     """``import path as alias``."""
 
@@ -237,7 +237,7 @@ class Import:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FromImport:
     """``from path import name as alias, …``."""
 
@@ -249,7 +249,7 @@ class FromImport:
 Item = Import | FromImport | Function | Variant
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Module:
     items: tuple[Item, ...]
     span: Span

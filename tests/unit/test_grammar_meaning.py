@@ -274,6 +274,22 @@ def test_lets_are_values_of_the_branch_that_uses_them() -> None:
     assert evaluate(y.logits, {"y.score": 3.0}) == 7.0
 
 
+@pytest.mark.parametrize("body", ["let unused = scor", "branch x { let unused = scor }; output = x.out"])
+def test_a_let_that_nobody_uses_is_checked(body: str) -> None:
+    with pytest.raises(LanguageError) as caught:
+        lower(f"variant v {{ {body} }}")
+    assert caught.value.code == "A0201"
+    with pytest.raises(LanguageError):
+        lower("variant v { let unused = scor; branch x { logits = score }; output = x.out }")
+
+
+def test_a_let_may_join_branches() -> None:
+    text = "variant v { let sum_of_both = x.out + y.out; branch x { }; branch y { }; output = sum_of_both / 2 }"
+    output = lower(text).output
+    assert output is not None
+    assert evaluate(output, {"x.out": 1.0, "y.out": 5.0}) == 3.0
+
+
 def test_hooks_outside_hold_for_every_branch_that_has_not_its_own() -> None:
     text = """
     variant v {
