@@ -87,7 +87,10 @@ _STAGING = 6  # the shared-memory read of a staged value, with its address, cost
 
 
 def plan(hooks: Iterable[Expr], row_values: Iterable[Expr]) -> Plan:
-    """Splits expressions for pairs (``hooks``) and for rows (``row_values``), all over storage indices."""
+    """Splits expressions for pairs (``hooks``) and for rows (``row_values``), all over storage indices.
+
+    ``hooks`` may also read what is known at a row's end only, such as its total.
+    """
     hooks, row_values = tuple(hooks), tuple(row_values)
     roots = (*hooks, *row_values)
     stage = stages(roots)
@@ -111,13 +114,14 @@ def plan(hooks: Iterable[Expr], row_values: Iterable[Expr]) -> Plan:
 
 
 def stages(roots: Iterable[Expr]) -> dict[Expr, Stage]:
-    """The stage of every node below the roots, by the axes it varies over."""
+    """The stage of every node below the roots: by the axes it varies over, and PAIR for what the algorithm provides."""
     found: dict[Expr, Stage] = {}
     for root in roots:
         axes = axes_below(root)
         for node in walk(root):
             if node not in found:
-                found[node] = _stage(node, axes[node])
+                read = isinstance(node, Input) or any(found[operand] is Stage.PAIR for operand in node.operands)
+                found[node] = Stage.PAIR if read else _stage(node, axes[node])
     return found
 
 

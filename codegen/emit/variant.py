@@ -23,10 +23,10 @@ from attncc.ir.types import Type, round_f32
 from attncc.ir.walk import substitute
 from attncc.passes.bounds import logit_bound
 from attncc.passes.ranges import tile_program
-from attncc.passes.scale import fold_scale, fold_sink
+from attncc.passes.scale import fold_scale, fold_sink, fold_weight
 
-SERVES = frozenset({"sm_scale", "score", "logits", "mask", "sink"})
-SCORE = Input("score")
+SERVES = frozenset({"sm_scale", "score", "logits", "mask", "sink", "weight", "normalize"})
+SCORE, TOTAL = Input("score"), Input("total")
 SM_SCALE = Param("$sm_scale", Type.F32)  # the block's value, uniform over heads; no user's name starts with $
 
 _INLINE = "static __device__ __forceinline__"
@@ -50,13 +50,25 @@ _RANGE_INPUTS = {
 class Hooks:
     """The hooks as a kernel evaluates them: storage indices, the log2 domain, ``score`` the raw dot product.
 
-    ``logits`` is always there; ``plain`` says that it only scales.
+    Either ``logits`` (``plain``: it only scales) and perhaps ``sink``, or ``weight``, which is not in the log2 domain,
+    and perhaps ``normalize``.
     """
 
-    logits: Expr
+    logits: Expr | None
     plain: bool
     mask: Expr | None
     sink: Expr | None
+    weight: Expr | None
+    normalize: Expr | None
+
+    @property
+    def pairs(self) -> list[Expr]:
+        """What is computed after a row's and a key's values are there."""
+        return [expr for expr in (self.logits, self.weight, self.mask, self.normalize) if expr is not None]
+
+    @property
+    def rows(self) -> list[Expr]:
+        return [self.sink] if self.sink is not None else []
 
 
 def kernel_hooks(variant: Variant) -> Hooks:
@@ -66,19 +78,23 @@ def kernel_hooks(variant: Variant) -> Hooks:
     (branch,) = variant.branches
     if unserved := branch.hooks().keys() - SERVES:
         raise ValueError(f"{variant.name}: no code for {', '.join(sorted(unserved))}")
-    logits = fold_scale(branch, _scale(branch), variant)
-    if logits is None:
+    if variant.reduction(branch).order != "any":
+        raise ValueError(f"{variant.name}: no code for after()")
+    weighted = branch.weight is not None
+    value = (fold_weight if weighted else fold_scale)(branch, _scale(branch), variant)
+    if value is None:
         raise ValueError(f"{variant.name}: its score is no function of dot(query, key)")
-    sink = fold_sink(branch)
 
-    def to_kernel(expr: Expr) -> Expr:
-        return split_loads(positions(_rename(expr, branch)))
+    def to_kernel(expr: Expr | None) -> Expr | None:
+        return None if expr is None else split_loads(positions(_rename(expr, branch)))
 
     return Hooks(
-        logits=to_kernel(logits),
-        plain=branch.logits is None and branch.score is None,
-        mask=None if branch.mask is None else to_kernel(branch.mask),
-        sink=None if sink is None else to_kernel(sink),
+        logits=None if weighted else to_kernel(value),
+        plain=not weighted and branch.logits is None and branch.score is None,
+        mask=to_kernel(branch.mask),
+        sink=to_kernel(fold_sink(branch)),
+        weight=to_kernel(value) if weighted else None,
+        normalize=to_kernel(branch.normalize),
     )
 
 
@@ -90,8 +106,8 @@ def _scale(branch: Branch) -> Expr:
 
 
 def _rename(expr: Expr, branch: Branch) -> Expr:
-    """The score of a named single branch as that of the unnamed one."""
-    return substitute(expr, {Input("score", branch.name): SCORE})
+    """The inputs of a named single branch as those of the unnamed one."""
+    return substitute(expr, {Input(item.name, branch.name): item for item in (SCORE, TOTAL)})
 
 
 @dataclass(frozen=True)
@@ -114,11 +130,8 @@ class _Writer:
         self.branch = variant.branches[0]
         self.block = layout(variant)
         self.hooks = kernel_hooks(variant)
-        hooks = self.hooks
-        self.pair = [hooks.logits] + ([hooks.mask] if hooks.mask is not None else [])
-        self.rows = [hooks.sink] if hooks.sink is not None else []
-        self.plan: Plan = plan(self.pair, self.rows)
-        self.facts = Facts.of([*self.pair, *self.rows], variant.spans)
+        self.plan: Plan = plan(self.hooks.pairs, self.hooks.rows)
+        self.facts = Facts.of([*self.hooks.pairs, *self.hooks.rows], variant.spans)
         self.program = tile_program(variant)
         self.out = Text()
         self.uses_geometry = False
@@ -140,29 +153,33 @@ class _Writer:
             with out.block(f"{_INLINE} Tile tile(const Params&, const Item&, const attncc::Box&)"):
                 out.add("return {};")
             self._ranges()
-            self._pair_function(
-                "logits", "float", "float score, ", "const Tile&, ", self.hooks.logits, self.branch.logits
-            )
+            hooks, branch = self.hooks, self.branch
+            if hooks.weight is not None:
+                self._pair_function("weight", "float", "float score, ", "const Tile&, ", hooks.weight, branch.weight)
+                self._normalize()
+            if hooks.logits is not None:
+                self._pair_function("logits", "float", "float score, ", "const Tile&, ", hooks.logits, branch.logits)
+                self._sink()
             if self.hooks.mask is None:
                 out.add()
                 with out.block(f"{_INLINE} bool mask(const Item&, const Row&, const Key&, int, int)"):
                     out.add("return true;")
             else:
                 self._pair_function("mask", "bool", "", "", self.hooks.mask, self.branch.mask)
-            self._sink()
         return out
 
     def _facts(self) -> None:
         hooks, true = self.hooks, {False: "false", True: "true"}
         self.out.add("static constexpr attncc::Facts facts = {")
         for value, name in (
-            (true[not hooks.plain], "has_logits"),
+            (true[hooks.logits is not None and not hooks.plain], "has_logits"),
             (true[hooks.mask is not None], "has_mask"),
             (true[hooks.sink is not None], "has_sink"),
             (true[bool(self.plan.key)], "has_key"),
             ("false", "has_tile"),
             (str(self.num_ranges), "num_ranges"),
             (shortest(self.logit_bound) + "f", "logit_bound"),
+            (true[hooks.weight is not None], "has_weight"),
         ):
             self.out.add(f"    /* {name} */ {value},")
         self.out.add("};")
@@ -174,7 +191,7 @@ class _Writer:
     @property
     def logit_bound(self) -> float:
         """In the log2 domain, with room for the rounding of the last multiplication; 0 where none is proven."""
-        bound = logit_bound(self.variant)
+        bound = None if self.hooks.logits is None else logit_bound(self.variant)
         return 0.0 if bound is None else round_f32(bound * math.log2(math.e) * (1 + 2**-16))
 
     def _structs(self) -> None:
@@ -297,6 +314,21 @@ class _Writer:
             self.out.add(f"return {value};", span)
         self.out.add()
         return list(passed)
+
+    def _normalize(self) -> None:
+        expr = self.hooks.normalize
+        self.out.add()
+        self.out.comment(f"normalize = {'1.0' if self.branch.normalize is None else formula(self.branch.normalize)}")
+        span = None if self.branch.normalize is None else self._span(self.branch.normalize)
+        if expr is None:
+            with self.out.block(f"{_INLINE} float normalize(const Item&, const Row&, float)"):
+                self.out.add("return 1.0f;")
+            return
+        member_leaf = self._member_leaf({"item.": self.plan.item, "r.": self.plan.row})
+        with self.out.block(f"{_INLINE} float normalize(const Item& item, const Row& r, float total)", span=span):
+            emitter = self._emitter(self.out, lambda node: "total" if node is TOTAL else member_leaf(node), "")
+            (value,) = emitter.values([expr])
+            self.out.add(f"return {value};", span)
 
     def _sink(self) -> None:
         self.out.add()

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from attncc import grammar
-from attncc.codegen.families import mma_sm80
 from attncc.codegen.select import features
 from attncc.ir import build
 from attncc.ir.extents import evaluate as evaluate_extent
@@ -22,6 +21,7 @@ from attncc.reference.rounding import PRECISIONS
 from tests.unit import emitted
 
 Array = np.ndarray[Any, Any]
+SERVES = {"logits", "mask", "sink", "weight", "normalize"}
 
 b, h, hk, row, col, q, k, own = (Coord(axis) for axis in ("b", "h", "hk", "row", "col", "q", "k", "own"))
 score = Input("score")
@@ -108,12 +108,12 @@ def examples() -> dict[str, Variant]:
 
 
 def acceptance() -> dict[str, Variant]:
-    """The served variants of tests/variants and of the examples folder, by file and name."""
+    """The variants of tests/variants and of the examples folder that code is emitted for, by file and name."""
     found = {}
     for path in sorted([*emitted.ROOT.glob("tests/variants/v*.attn"), *emitted.ROOT.glob("examples/*.attn")]):
         for name, definition in grammar.read(path).definitions.items():
             variant = definition.instantiate()
-            if not mma_sm80.refuse(features(canonicalize(variant))):
+            if features(canonicalize(variant)).hooks <= SERVES:
                 found[f"{path.stem}-{name}"] = variant
     return found
 
@@ -190,8 +190,15 @@ def random_params(rng: np.random.Generator, decl: ParamDecl, shape: tuple[int, .
     return value if shape else np.asarray(value).item()
 
 
+def totals_of(scores: Array) -> Array:
+    """Sums of weights [num_heads, rows] to normalise: some below 1, some negative."""
+    totals: Array = scores.mean(axis=2).astype(np.float32)
+    return totals
+
+
 def expected(case: emitted.Case, b: int, scores: Array, precision: str = "") -> Mapping[str, Array]:
-    """logits (log2 domain), mask [num_heads, rows, cols] and sink [num_heads, rows] by the reference.
+    """By the reference: logits (log2 domain) or weights and mask [num_heads, rows, cols], and of each row [num_heads,
+    rows] the sink (log2 domain) or the denominator of ``totals_of``.
 
     ``precision`` is a key of the reference's PRECISIONS; by default what depends on the score is in float64.
     """
@@ -204,12 +211,19 @@ def expected(case: emitted.Case, b: int, scores: Array, precision: str = "") -> 
         scale = evaluate(branch.sm_scale, plain)
     scaled = scores.astype(np.float64)[..., None] * scale.astype(np.float64)
     scope = call.scope(block, inputs={score: scaled, Input("sm_scale"): scale})
-    shape = scores.shape
-    logits = evaluate(branch.logits if branch.logits is not None else score, scope)
+    pair = evaluate(branch.logits if branch.logits is not None else score, scope)
     mask = evaluate(branch.mask, plain) if branch.mask is not None else np.ones((1, 1, 1, 1), np.bool_)
-    sink = evaluate(branch.sink, plain).astype(np.float64) if branch.sink is not None else np.full((1,) * 4, -np.inf)
+    factor = np.log2(np.e)
+    if branch.weight is not None:
+        inputs = {score: scaled, Input("sm_scale"): scale, Input("logits"): pair}
+        pair, factor = evaluate(branch.weight, call.scope(block, inputs=inputs)), 1.0
+        totals = totals_of(scores).astype(np.float64)[..., None, None]
+        ends = call.scope(Block(b, block.heads, block.rows), inputs={Input("total"): totals})
+        row = np.ones((1,) * 4) if branch.normalize is None else evaluate(branch.normalize, ends)
+    else:
+        row = evaluate(branch.sink, plain) if branch.sink is not None else np.full((1,) * 4, -np.inf)
     return {
-        "logits": np.broadcast_to(logits[..., 0] * np.log2(np.e), shape),
-        "mask": np.broadcast_to(mask[..., 0], shape),
-        "sink": np.broadcast_to(sink[..., 0, 0] * np.log2(np.e), shape[:2]),
+        "logits": np.broadcast_to(pair[..., 0] * factor, scores.shape),
+        "mask": np.broadcast_to(mask[..., 0], scores.shape),
+        "row": np.broadcast_to(row.astype(np.float64)[..., 0, 0] * factor, scores.shape[:2]),
     }

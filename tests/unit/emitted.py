@@ -51,7 +51,7 @@ extern "C" void {ns}_pairs(const {ns}::Params* params, int b, int heads, int row
         const V::Key key = V::key(*params, item, j);
         const V::Tile tile = V::tile(*params, item, attncc::Box{{0, rows, 0, cols}});
         const int place = (h * rows + i) * cols + j;
-        logits[place] = V::logits(scores[place], item, row, tile, key, i, j);
+        logits[place] = V::{pair}(scores[place], item, row, tile, key, i, j);
         masks[place] = V::mask(item, row, key, i, j);
       }}
     }}
@@ -62,7 +62,11 @@ extern "C" void {ns}_sinks(const {ns}::Params* params, int b, int heads, int row
   for (int h = 0; h < heads; ++h) {{
     const int at[] = {{b, h / params->launch.group, rows, 0}};
     const V::Item item = V::item(*params, {ns}_work(*params, at));
-    for (int i = 0; i < rows; ++i) sinks[h * rows + i] = V::sink(item, V::row(*params, item, i, h));
+    for (int i = 0; i < rows; ++i) {{
+      const V::Row row = V::row(*params, item, i, h);
+      float& value = sinks[h * rows + i];
+      value = V::{row};
+    }}
   }}
 }}
 extern "C" int {ns}_ranges(const {ns}::Params* params, const int* at, int row_lo, int row_hi, int* out) {{
@@ -111,7 +115,7 @@ class Emitted:
         return list(found)
 
     def pairs(self, case: Case, b: int, scores: Array) -> tuple[Array, Array]:
-        """(logits, masks) [num_heads, rows, cols] for raw dot products of the same shape."""
+        """(logits or weights, masks) [num_heads, rows, cols] for raw dot products of the same shape."""
         heads, rows, cols = scores.shape
         scores = np.ascontiguousarray(scores, np.float32)
         logits, masks = np.empty_like(scores), np.empty(scores.shape, np.bool_)
@@ -120,9 +124,9 @@ class Emitted:
             self.library[f"{self.namespace}_pairs"](block, b, heads, rows, cols, *arrays)
         return logits, masks
 
-    def sinks(self, case: Case, b: int) -> Array:
-        """The sink [num_heads, rows], in the log2 domain."""
-        found = np.empty((case.call.sizes.num_heads, int(case.call.qo_lens[b])), np.float32)
+    def rows(self, case: Case, b: int, totals: Array) -> Array:
+        """[num_heads, rows]: the sink in the log2 domain, or of a weighted variant the denominators of ``totals``."""
+        found = np.array(totals, np.float32)
         with parameter_block(self.source, case) as block:
             self.library[f"{self.namespace}_sinks"](block, b, *found.shape, _pointer(found))
         return found
@@ -146,8 +150,11 @@ def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int
         config = CONFIG.format(head_dim=head_dim, head_dim_v=head_dim)
         text = assemble(variant, source, "", config, "").plain
         body = text.replace("::Params;", f"::{namespace}::Params;").replace("#include", "// #include")
+        weighted = variant.branches[0].weight is not None
+        calls = {"pair": "weight" if weighted else "logits"}
+        calls["row"] = "normalize(item, row, value)" if weighted else "sink(item, row)"
         offsets = "".join(f"*out++ = offsetof({namespace}::Params, {f.member});" for f in source.block.fields)
-        parts += [f"namespace {namespace} {{\n{body}}}\n", _CALLS.format(ns=namespace, offsets=offsets)]
+        parts += [f"namespace {namespace} {{\n{body}}}\n", _CALLS.format(ns=namespace, offsets=offsets, **calls)]
         sources.append(source)
     path = folder / "variants.cpp"
     path.write_text("".join(parts))

@@ -42,7 +42,7 @@ def check(made: emitted.Emitted, case: emitted.Case, b: int, label: str) -> tupl
     rounded = emit_cases.expected(case, b, scores, precision="f32")
     np.testing.assert_array_equal(masks, want["mask"], err_msg=label)
     sharp = 0
-    for name, got in (("logits", logits), ("sink", made.sinks(case, b))):
+    for name, got in (("logits", logits), ("row", made.rows(case, b, emit_cases.totals_of(scores)))):
         exact, single = want[name], rounded[name]
         with np.errstate(all="ignore"):
             slack = 1e-4 * np.maximum(np.abs(exact), 1.0)

@@ -138,9 +138,9 @@ def test_any_name_of_a_user_is_a_member(tmp_path: Path) -> None:
 
 
 def test_hooks_without_code_are_refused() -> None:
-    weighted = Variant("weighted", branches=(Branch(weight=Input("score")),))
-    with pytest.raises(ValueError, match="weight"):
-        emit_variant(weighted)
+    rotated = Variant("rotated", branches=(Branch(query=Input("query")),))
+    with pytest.raises(ValueError, match="query"):
+        emit_variant(rotated)
 
 
 def test_a_variant_compiles_with_every_family_header_absent() -> None:

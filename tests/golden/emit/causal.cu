@@ -13,6 +13,7 @@ struct Variant {
       /* has_tile */ false,
       /* num_ranges */ 2,
       /* logit_bound */ 0.0f,
+      /* has_weight */ false,
   };
 
   struct Item {
@@ -62,12 +63,12 @@ struct Variant {
     return score * item.sm_scale;
   }
 
+  static __device__ __forceinline__ float sink(const Item&, const Row&) {
+    return -attncc::infinity();
+  }
+
   // mask = k <= q
   static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row, int col) {
     return item.k_start + col <= r.q;
-  }
-
-  static __device__ __forceinline__ float sink(const Item&, const Row&) {
-    return -attncc::infinity();
   }
 };

@@ -15,6 +15,7 @@ struct Variant {
       /* has_tile */ false,
       /* num_ranges */ 2,
       /* logit_bound */ 0.0f,
+      /* has_weight */ false,
   };
 
   struct Item {
@@ -76,13 +77,13 @@ struct Variant {
     return item.softcap * fast::tanh(score * item.sm_scale_softcap);
   }
 
+  static __device__ __forceinline__ float sink(const Item&, const Row&) {
+    return -attncc::infinity();
+  }
+
   // mask = q - k < window and k <= q
   static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row, int col) {
     const int t0 = item.k_start + col;
     return (r.q - t0 < item.window) & (t0 <= r.q);
-  }
-
-  static __device__ __forceinline__ float sink(const Item&, const Row&) {
-    return -attncc::infinity();
   }
 };
