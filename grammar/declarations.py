@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from attncc.diagnostics import LanguageError, Span
 from attncc.grammar import tree
-from attncc.grammar.expressions import Expressions, scalar_type, shape_problem
+from attncc.grammar.expressions import Expressions
+from attncc.grammar.operators import scalar_type, shape_problem
 from attncc.grammar.scope import Bound, Captured, Context, Scope, check_free, declared_twice, is_builtin
 from attncc.ir.definition import check_value
 from attncc.ir.extents import is_shape

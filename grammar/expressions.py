@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from attncc.diagnostics import LanguageError, Note, Span
 from attncc.grammar import tree
+from attncc.grammar.inlining import inline
+from attncc.grammar.mistakes import misused, not_callable, unknown_member
+from attncc.grammar.operators import apply, at, converted, demand, guilty, number, shape_problem
 from attncc.grammar.scope import (
     COMPREHENSIONS,
     CONSTANTS,
@@ -34,42 +34,22 @@ from attncc.ir.nodes import (
     AXES,
     EXTENTS,
     INPUTS,
-    Const,
     Coord,
     Expr,
     Extent,
     Input,
     Load,
     Operand,
-    Param,
     Reduce,
     Slice,
 )
-from attncc.ir.types import Storage, Type, round_f32
-from attncc.ir.walk import walk
+from attncc.ir.types import Type
 
 # A level costs at most five Python frames, and callers need some of the thousand there are.
 MAX_DEPTH = 130
 MAX_NODES = 100_000
 # A node that is written more often than this (`q`, `0`) has no place worth telling.
 MAX_SPANS = 16
-MAX_NOTES = 6
-_SCALARS = {type.value: type for type in Type}
-_TYPE_HABITS = {
-    "float": "f32",
-    "double": "f32",
-    "f64": "f32",
-    "f16": "f32",
-    "bf16": "f32",
-    "int": "i32",
-    "i64": "i32",
-    "i16": "i32",
-    "i8": "i32",
-    "u8": "i32",
-    "uint": "u32",
-    "u64": "u32",
-    "boolean": "bool",
-}
 
 
 class Expressions:
@@ -113,7 +93,7 @@ class Expressions:
                 case tree.Name():
                     value = self._name(node, scope, context)
                 case tree.Number():
-                    value = _number(node.value, node.span)
+                    value = number(node.value, node.span)
                 case tree.Binary():
                     value = self._binary(node, scope, context)
                 case tree.Compare():
@@ -156,7 +136,7 @@ class Expressions:
             return self._bound_value(node, binding, context)
         if name in AXES:
             rebound = context.coordinates.get(name)
-            return self._force(rebound, context) if rebound is not None else Coord(name)
+            return self.force(rebound, context) if rebound is not None else Coord(name)
         if name in EXTENTS:
             return Extent(name)
         if name in INPUTS:
@@ -173,7 +153,7 @@ class Expressions:
         if name in CONSTANTS:
             return CONSTANTS[name]
         if is_builtin(name):
-            raise _misused(node.span, name, describe_builtin(name), f"call it: `{name}(...)`")
+            raise misused(node.span, name, describe_builtin(name), f"call it: `{name}(...)`")
         raise unknown_name(name, node.span, scope)
 
     def _bound_value(self, node: tree.Name, binding: Binding, context: Context) -> Expr:
@@ -181,31 +161,31 @@ class Expressions:
             case Bound():
                 return binding.value
             case Lazy():
-                return self._force(binding, context)
+                return self.force(binding, context)
             case Macro():
-                return self._inline(binding, tree.Call(node, (), (), node.span), Scope(), context)
+                return inline(self, binding, tree.Call(node, (), (), node.span), Scope(), context)
             case Captured():
                 rank = len(binding.tensor.dims)
                 help = f"index it: `{node.text}[{', '.join(['h', 'row', 'col'][:rank] if rank < 4 else ['...'])}]`"
-                raise _misused(node.span, node.text, "a tensor", help)
+                raise misused(node.span, node.text, "a tensor", help)
             case BranchName():
-                raise _misused(node.span, node.text, "a branch", f"read one of its values: `{node.text}.out`")
+                raise misused(node.span, node.text, "a branch", f"read one of its values: `{node.text}.out`")
             case Alias():
-                raise _misused(node.span, node.text, "an imported file", f"name what you need: `{node.text}.causal`")
+                raise misused(node.span, node.text, "an imported file", f"name what you need: `{node.text}.causal`")
 
-    def _force(self, lazy: Lazy, context: Context) -> Expr:
+    def force(self, lazy: Lazy, context: Context) -> Expr:
         """The value of a ``let`` or an argument, for the branch and below the loops of the place that uses it."""
         key = (context.branch, context.loops, id(self.record))
         if key not in lazy.done:
             inner = replace(lazy.context, branch=context.branch, loops=context.loops)
             value = self.lower(lazy.node, lazy.scope, inner)
-            lazy.done[key] = value if lazy.type is None else _converted(value, lazy.type, lazy.node.span, lazy.what)
+            lazy.done[key] = value if lazy.type is None else converted(value, lazy.type, lazy.node.span, lazy.what)
         return lazy.done[key]
 
     def _attribute(self, node: tree.Attribute, scope: Scope, context: Context) -> Expr:
         binding = self._base(node, scope)
         if isinstance(binding, Macro):
-            return self._inline(binding, tree.Call(node, (), (), node.span), Scope(), context)
+            return inline(self, binding, tree.Call(node, (), (), node.span), Scope(), context)
         member = node.member.text
         if member not in INPUTS:
             near = suggest(member, INPUTS)
@@ -251,7 +231,7 @@ class Expressions:
         left = self.lower(chain[-1].left, scope, context)
         for step in reversed(chain):
             right = self.lower(step.right, scope, context)
-            left = self._noted(_apply(step, left, right), step.span)
+            left = self._noted(apply(step, left, right), step.span)
         return left
 
     def _compare(self, node: tree.Compare, scope: Scope, context: Context) -> Expr:
@@ -260,10 +240,10 @@ class Expressions:
         for op, right_node in node.rest:
             right = self.lower(right_node, scope, context)
             if not (op in ("==", "!=") and left.type is Type.BOOL and right.type is Type.BOOL):
-                _demand(build.number, left, f"`{op}`", left_node)
-                _demand(build.number, right, f"`{op}`", right_node)
+                demand(build.number, left, f"`{op}`", left_node)
+                demand(build.number, right, f"`{op}`", right_node)
             span = Span(node.span.source, left_node.span.start, right_node.span.end)
-            with _at(span):
+            with at(span):
                 link = self._noted(build.compare(op, left, right), span)
             result = link if result is None else build.both(result, link)
             left, left_node = right, right_node
@@ -273,20 +253,20 @@ class Expressions:
 
     def _unary(self, node: tree.Unary, scope: Scope, context: Context) -> Expr:
         if node.op == "-" and isinstance(node.operand, tree.Number):
-            return _number(-node.operand.value, node.span)  # so that −2147483648 is one literal
+            return number(-node.operand.value, node.span)  # so that −2147483648 is one literal
         operand = self.lower(node.operand, scope, context)
         if node.op == "not":
-            return build.invert(_demand(build.boolean, operand, "`not`", node.operand))
-        with _at(node.operand.span):
+            return build.invert(demand(build.boolean, operand, "`not`", node.operand))
+        with at(node.operand.span):
             if node.op == "-":
                 return build.negate(operand)
             return build.invert(operand) if node.op == "~" else build.number(operand, "`+`")
 
     def _conditional(self, node: tree.Conditional, scope: Scope, context: Context) -> Expr:
         cond = self.lower(node.cond, scope, context)
-        _demand(build.boolean, cond, "`if`", node.cond)
+        demand(build.boolean, cond, "`if`", node.cond)
         then, other = self.lower(node.then, scope, context), self.lower(node.other, scope, context)
-        with _at(node.span):
+        with at(node.span):
             return build.select(cond, then, other)
 
     # Tensors and channels ---------------------------------------------------------------------------------------------
@@ -308,7 +288,7 @@ class Expressions:
             )
         start = self._bound(first.start, scope, context) if first.start is not None else build.i32(0)
         stop = self._bound(first.stop, scope, context) if first.stop is not None else self._length(base, first.span)
-        with _at(node.base.span):
+        with at(node.base.span):
             return Slice(build.floating(base, "a slice of channels"), start, stop)
 
     def _load(self, node: tree.Index, captured: Captured, scope: Scope, context: Context) -> Load:
@@ -325,7 +305,7 @@ class Expressions:
                     help=f"to read a channel vector, index with `d`: `{tensor.name}[..., d]`",
                 )
             value = self.lower(index, scope, context)
-            _demand(build.integer, value, f"`{tensor.name}[...]`", index)
+            demand(build.integer, value, f"`{tensor.name}[...]`", index)
             indices.append(build.cast(value, Type.I32))
         if len(indices) != len(tensor.dims):
             axes, given = len(tensor.dims), len(indices)
@@ -377,17 +357,17 @@ class Expressions:
         if isinstance(function, tree.Attribute):
             found = self._base(function, scope)
             if isinstance(found, Macro):
-                return self._inline(found, node, scope, context)
-            raise _not_callable(function.span, "a value of a branch")
+                return inline(self, found, node, scope, context)
+            raise not_callable(function.span, "a value of a branch")
         if not isinstance(function, tree.Name):
-            raise _not_callable(function.span, "an expression")
+            raise not_callable(function.span, "an expression")
         name = function.text
         binding = scope.find(name)
         if isinstance(binding, Macro):
-            return self._inline(binding, node, scope, context)
+            return inline(self, binding, node, scope, context)
         if binding is not None:
             help = f"index it: `{name}[...]`" if isinstance(binding, Captured) else None
-            raise _not_callable(function.span, binding.what, help, binding.span)
+            raise not_callable(function.span, binding.what, help, binding.span)
         if name == "softmax":
             raise LanguageError(
                 "A0415",
@@ -409,7 +389,7 @@ class Expressions:
         if name in build.FUNCTIONS:
             return self._library(name, node, scope, context)
         if is_builtin(name):
-            raise _not_callable(function.span, describe_builtin(name))
+            raise not_callable(function.span, describe_builtin(name))
         raise unknown_name(name, function.span, scope, callables=True)
 
     def _library(self, name: str, node: tree.Call, scope: Scope, context: Context) -> Expr:
@@ -426,87 +406,7 @@ class Expressions:
         try:
             return build.call(name, values)
         except LanguageError as error:
-            raise error.with_span(_guilty(name, error, values, node)) from None
-
-    def _inline(self, macro: Macro, call: tree.Call, scope: Scope, context: Context) -> Expr:
-        """The body of a ``mask`` or ``def`` with its arguments bound and coordinates rebound."""
-        function = macro.function
-        formals = {formal.name.text: formal for formal in function.formals or ()}
-        given: dict[str, tree.Expr] = dict(zip(formals, call.arguments, strict=False))
-        if len(call.arguments) > len(formals):
-            raise _wrong_arguments(macro, call.arguments[len(formals)].span, f"{len(call.arguments)} arguments")
-        coordinates: dict[str, Lazy] = {}
-        for keyword in call.keywords:
-            name = keyword.name.text
-            if name in given or name in coordinates:
-                raise _wrong_arguments(macro, keyword.span, f"`{name}` twice")
-            if name in formals:
-                given[name] = keyword.value
-            elif name in AXES:
-                coordinates[name] = self._rebind(keyword, scope, context)
-            else:
-                near = suggest(name, [*formals, *AXES])
-                help = f"did you mean `{near}`?" if near else "named arguments are its parameters and coordinates"
-                raise _wrong_arguments(macro, keyword.name.span, f"`{name}`", help)
-        body_scope = Scope(macro.scope)
-        inner = replace(context, coordinates={**context.coordinates, **coordinates})
-        for name, formal in formals.items():
-            if name in given:
-                self._bind(formal, given[name], scope, context, body_scope, macro)
-            elif formal.default is not None:
-                self._bind(formal, formal.default, macro.scope, inner, body_scope, macro)
-            else:
-                raise _wrong_arguments(macro, call.span, f"no `{name}`")
-        self.inlined.setdefault(id(self.record), []).append((function, call.span))
-        try:
-            value = self.lower(function.body, body_scope, inner)
-            return (
-                _demand(build.boolean, value, f"mask `{function.name.text}`", function.body)
-                if (function.kind == "mask")
-                else value
-            )
-        except LanguageError as error:
-            if len(error.notes) < MAX_NOTES:
-                error.notes = (*error.notes, use_note(function, call.span))
-            raise
-
-    def _rebind(self, keyword: tree.Keyword, scope: Scope, context: Context) -> Lazy:
-        lazy = Lazy(keyword.value, scope, context, Type.I32, keyword.value.span, f"coordinate `{keyword.name.text}`")
-        self._force(lazy, context)
-        return lazy
-
-    def _bind(
-        self,
-        formal: tree.Formal,
-        node: tree.Expr,
-        scope: Scope,
-        context: Context,
-        body: Scope,
-        macro: Macro,
-    ) -> None:
-        name, span = formal.name.text, node.span
-        captured = scope.find(node.text) if isinstance(node, tree.Name) else None
-        if isinstance(captured, Captured):
-            if formal.type is not None:
-                self._bind_tensor(formal.type, captured, span, body, macro)
-            body.names[name] = captured
-            return
-        if formal.type is not None and formal.type.dims is not None:
-            raise _wrong_argument(span, name, f"a tensor {formal.type.span.text}", "a value", macro)
-        type = scalar_type(formal.type) if formal.type is not None else None
-        lazy = Lazy(node, scope, context, type, span, f"`{name}`")
-        self._force(lazy, context)
-        body.names[name] = lazy
-
-    def _bind_tensor(self, type: tree.TypeName, captured: Captured, span: Span, body: Scope, macro: Macro) -> None:
-        """Check a tensor against a parameter's type, and give new extent names of that type their sizes."""
-        tensor, dims = captured.tensor, type.dims
-        if dims is None or type.name.text != tensor.storage.value or len(dims) != len(tensor.dims):
-            got = f"{tensor.storage.value} with {len(tensor.dims)} axes"
-            raise _wrong_argument(span, tensor.name, f"`{type.span.text}`", got, macro)
-        for written, actual in zip(dims, tensor.dims, strict=True):
-            if isinstance(written, tree.Name) and not is_builtin(written.text) and written.text not in body.names:
-                body.names[written.text] = Bound(actual, "an extent", written.span)
+            raise error.with_span(guilty(name, error, values, node)) from None
 
     def _comprehension(self, node: tree.Comprehension, scope: Scope, context: Context) -> Expr:
         name = node.function.text if isinstance(node.function, tree.Name) else ""
@@ -535,179 +435,5 @@ class Expressions:
         axis = f"i{context.loops}"
         inside = Scope(scope, {node.index.text: Bound(Coord(axis), "the index of a comprehension", node.index.span)})
         body = self.lower(node.body, inside, context.inside_loop())
-        _demand(build.number if name == "sum" else build.boolean, body, f"`{name}`", node.body)
+        demand(build.number if name == "sum" else build.boolean, body, f"`{name}`", node.body)
         return Reduce(name, body, axis, extent)
-
-
-def use_note(function: tree.Function, call: Span) -> Note:
-    """What an error inside a mask or def says about the place that used it."""
-    return Note(f"in this use of `{function.name.text}`", call)
-
-
-def _apply(node: tree.Binary, left: Expr, right: Expr) -> Expr:
-    op, what = node.op, f"`{node.op}`"
-    rule: Callable[[Expr, str], Expr]
-    if op in ("and", "or") or (op in build.LOGICAL and Type.BOOL in (left.type, right.type)):
-        rule = build.boolean
-    elif op in build.BITWISE or op in build.SHIFTS:
-        rule = build.integer
-    else:
-        rule = build.number
-    _demand(rule, left, what, node.left)
-    _demand(rule, right, what, node.right)
-    if op == "and":
-        return build.both(left, right)
-    if op == "or":
-        return build.either(left, right)
-    with _at(node.span):
-        return build.binary(op, left, right)
-
-
-def _demand(rule: Callable[[Expr, str], Expr], value: Expr, what: str, node: tree.Expr) -> Expr:
-    """``value`` if ``rule`` holds for it; otherwise its error, placed at the operand it is about."""
-    with _at(node.span):
-        rule(value, what)
-    return value
-
-
-@contextlib.contextmanager
-def _at(span: Span) -> Iterator[None]:
-    try:
-        yield
-    except LanguageError as error:
-        raise error.with_span(span) from None
-
-
-def _guilty(name: str, error: LanguageError, values: tuple[Expr, ...], node: tree.Call) -> Span:
-    """The argument a library function complains about, or the call where it is their number or their mixture."""
-    if error.code not in ("A0301", "A0302", "A0304"):
-        return node.span
-    first = 1 if name == "where" and error.code == "A0301" else 0
-    for value, argument in list(zip(values, node.arguments, strict=True))[first:]:
-        if value.type.value == error.got:
-            return argument.span
-    return node.span
-
-
-def _number(value: int | float, span: Span) -> Expr:
-    if isinstance(value, float) and math.isinf(round_f32(value)):
-        raise LanguageError(
-            "A0306",
-            "float literal out of range",
-            span=span,
-            expected="a magnitude below 3.4028236e38",
-            got=span.text,
-            help="floats have 32 bits; infinity is `inf`",
-        )
-    with _at(span):
-        return build.literal(value)
-
-
-def _converted(value: Expr, type: Type, span: Span, what: str) -> Expr:
-    """An argument in the type its parameter declares: int becomes f32, nothing else changes by itself."""
-    if value.type is type:
-        return value
-    if type is Type.F32 and value.type.is_integer:
-        return build.cast(value, type)
-    if isinstance(value, Const) and type.is_integer and value.type.is_integer and int(value.value) >= 0:
-        return Const(value.value, type)
-    help = f"convert it: `{type.value}({span.text})`" if type is not Type.BOOL else "compare it, for example `x != 0`"
-    raise LanguageError(
-        "A0308",
-        f"{what} has another type",
-        span=span,
-        expected=type.value,
-        got=value.type.value,
-        help=help if len(span.text) < 40 else f"convert it with `{type.value}(...)`",
-    )
-
-
-def scalar_type(type: tree.TypeName) -> Type:
-    """The value type a name stands for. Raises LanguageError A0511."""
-    name = type.name.text
-    if name in _SCALARS and type.dims is None:
-        return _SCALARS[name]
-    if type.dims is not None and (name in _SCALARS or name in {storage.value for storage in Storage}):
-        return Storage(name).loaded
-    near = _TYPE_HABITS.get(name) or suggest(name, _SCALARS)
-    raise LanguageError(
-        "A0511",
-        f"no type `{name}` for a value",
-        span=type.name.span,
-        expected="f32, i32, u32 or bool",
-        got=f"`{name}`",
-        help=f"write `{near}`" if near else "values are f32, i32, u32 or bool; tensors have axes: `x: f32[num_heads]`",
-    )
-
-
-def shape_problem(value: Expr) -> str:
-    """Why a value is no shape, for the ``got`` line."""
-    for node in walk(value):
-        if isinstance(node, Param):
-            return f"the runtime parameter `{node.name}`"
-        if isinstance(node, Coord):
-            return f"the coordinate `{node.axis}`"
-        if isinstance(node, Load):
-            return f"an element of `{node.tensor}`"
-        if isinstance(node, Input):
-            return f"`{node.name}`"
-    return f"a value of type {value.type.value}" if value.type is not Type.I32 else "another operator than + - * // %"
-
-
-def _misused(span: Span, name: str, what: str, help: str) -> LanguageError:
-    return LanguageError(
-        "A0206", f"`{name}` is {what}, not a value", span=span, expected="a value", got=what, help=help
-    )
-
-
-def _not_callable(span: Span, what: str, help: str | None = None, declared: Span | None = None) -> LanguageError:
-    return LanguageError(
-        "A0205",
-        f"`{span.text}` cannot be called" if len(span.text) < 40 else "this cannot be called",
-        span=span,
-        expected="a function, a `mask` or a `def`",
-        got=what,
-        help=help or "for a product write `*` before the parenthesis",
-        notes=(Note("declared here", declared),) if declared is not None else (),
-    )
-
-
-def _wrong_arguments(macro: Macro, span: Span, got: str, help: str | None = None) -> LanguageError:
-    function = macro.function
-    formals = function.formals or ()
-    shown = f"{function.name.text}({', '.join(formal.span.text for formal in formals)})"
-    return LanguageError(
-        "A0211",
-        f"wrong arguments for `{function.name.text}`",
-        span=span,
-        expected=shown,
-        got=got,
-        help=help or f"call it as `{function.name.text}({', '.join(formal.name.text for formal in formals)})`",
-        notes=(Note("declared here", function.name.span),),
-    )
-
-
-def _wrong_argument(span: Span, name: str, expected: str, got: str, macro: Macro) -> LanguageError:
-    return LanguageError(
-        "A0308",
-        f"`{name}` has another type",
-        span=span,
-        expected=expected,
-        got=got,
-        help="pass a tensor of the declared type, by its bare name",
-        notes=(Note("declared here", macro.function.name.span),),
-    )
-
-
-def unknown_member(name: tree.Identifier, scope: Scope) -> LanguageError:
-    """The error for a name an imported file does not define."""
-    known = [known for known, binding in scope.names.items() if isinstance(binding, Macro)]
-    near = suggest(name.text, known)
-    return LanguageError(
-        "A0209",
-        f"the imported file has no mask or def `{name.text}`",
-        span=name.span,
-        expected=", ".join(sorted(known)) or "a file that declares masks or defs",
-        got=f"`{name.text}`",
-        help=f"did you mean `{near}`?" if near else "only masks and defs can be imported",
-    )

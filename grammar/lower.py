@@ -8,7 +8,9 @@ from dataclasses import replace
 from attncc.diagnostics import LanguageError, Note, Span
 from attncc.grammar import tree
 from attncc.grammar.declarations import Declared, declare, scalars
-from attncc.grammar.expressions import MAX_NOTES, MAX_SPANS, Expressions, use_note
+from attncc.grammar.expressions import MAX_SPANS, Expressions
+from attncc.grammar.inlining import MAX_NOTES
+from attncc.grammar.mistakes import use_note
 from attncc.grammar.scope import HOOKS, BranchName, Context, Lazy, Scope, declared_twice, suggest
 from attncc.ir import build
 from attncc.ir.definition import Definition
