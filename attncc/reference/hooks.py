@@ -15,7 +15,7 @@ from attncc.ir.nodes import Binary, Branch, Expr, Input, Reduce, Variant
 from attncc.ir.walk import walk
 from attncc.reference.call import Block, Call, default_sm_scale
 from attncc.reference.evaluate import Scope, evaluate, is_data
-from attncc.reference.reductions import finish, lift_softmax, lift_weighted
+from attncc.reference.reductions import finish, lift_softmax, lift_weighted, probabilities
 from attncc.reference.rounding import EXACT, PRECISIONS, Array
 
 
@@ -100,7 +100,7 @@ class Hooks:
         out, prob = done.out, None
         assert done.lse is not None
         if self.keeps_prob:
-            prob = np.where(attend, np.exp(logits - done.lse[..., None].astype(logits.dtype)), 0)
+            prob = probabilities(state, logits, attend, sink=sink)
         if self.call.precision is not EXACT:
             assert prob is not None
             prob = self.call.precision.round(prob)

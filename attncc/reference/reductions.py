@@ -112,15 +112,32 @@ def finish(state: State, *, sink: Array | None = None, denominator: Array | None
     if state.reduction is not SOFTMAX:
         total = state.values[0]
         return Finished(state.acc if denominator is None else _over(state.acc, denominator), total, None)
-    top, total = state.values
-    scale = np.ones_like(top)
-    if sink is not None:
-        above = np.maximum(top, sink)
-        scale = np.exp(top - _anchor(above))
-        top, total = above, total * scale + np.exp(sink - _anchor(above))
+    anchor, total, scale = _denominator(state, sink)
     with np.errstate(divide="ignore", over="ignore"):
-        lse = np.where(total == 0, _NEGATIVE_INFINITY, _anchor(top) + np.log(total))
+        lse = np.where(total == 0, _NEGATIVE_INFINITY, anchor + np.log(total))
         return Finished(_over(state.acc * scale[..., None], total), np.exp(lse), lse)
+
+
+def probabilities(state: State, logits: Array, attend: Array, *, sink: Array | None = None) -> Array:
+    """The share of each pair in a finished softmax, [..., rows, keys]; 0 where the pair is masked.
+
+    Not exp(logit − lse): where logits are huge, an LSE cannot hold the logarithm of the sum.
+    """
+    anchor, total, _ = _denominator(state, sink)
+    with np.errstate(all="ignore"):
+        shares = np.exp(logits - anchor[..., None]) / total[..., None]
+        found: Array = np.where(attend, shares, 0).astype(logits.dtype)
+    return found
+
+
+def _denominator(state: State, sink: Array | None) -> tuple[Array, Array, Array]:
+    """What is subtracted from a softmax's logits, the denominator then, and the factor of the accumulator."""
+    top, total = state.values
+    if sink is None:
+        return _anchor(top), total, np.ones_like(top)
+    anchor = _anchor(np.maximum(top, sink))
+    scale = np.exp(top - anchor)
+    return anchor, total * scale + np.exp(sink - anchor), scale
 
 
 def _anchor(top: Array) -> Array:

@@ -429,13 +429,14 @@ class Scalar:
             sink = self.number(branch.sink, {**env, "hook": "sink"})
             logits = [*logits, *([sink] if sink != -math.inf else [])]
         if any(math.isnan(x) or x == math.inf for x in logits):
-            return {"out": [math.nan] * width, "lse": math.nan, "total": math.nan}
+            return {"out": [math.nan] * width, "lse": math.nan, "total": math.nan, "top": math.nan, "below": 1.0}
         if not logits:
             return {"out": [0.0] * width, "lse": -math.inf, "total": 0.0}
         top = max(logits)
-        lse = top + math.log(math.fsum(math.exp(x - top) for x in logits))
-        shares = [math.exp(self.logits(key) - lse) for key in keys]
-        return {"out": self.mix(keys, shares), "lse": lse, "total": exp(lse)}
+        total = math.fsum(math.exp(x - top) for x in logits)
+        lse = top + math.log(total)
+        shares = [math.exp(self.logits(key) - top) / total for key in keys]
+        return {"out": self.mix(keys, shares), "lse": lse, "total": exp(lse), "top": top, "below": total}
 
     def mix(self, keys: list[dict[str, Any]], weights: list[float]) -> list[float]:
         """Σ weight · value, channel by channel."""
@@ -449,7 +450,7 @@ class Scalar:
         row = self.row(env)
         weight = self.branch(env).weight
         if weight is None:
-            return exp(self.logits(env) - row["lse"])
+            return exp(self.logits(env) - row["top"]) / row["below"]
         value = self.number(weight, {**env, "hook": "weight"})
         return float(value / row["below"]) if row["below"] != 0 else 0.0
 

@@ -249,6 +249,17 @@ def test_emits_are_zero_outside_a_request() -> None:
         np.testing.assert_allclose(got.emits["m"][b, :cols].sum(), rows * given.heads, rtol=1e-12)
 
 
+def test_huge_logits_still_share() -> None:
+    q, k, v = inputs(2, 5)
+    for rest in ("", "; normalize = softmax(sink = 1e30)"):
+        got = attention(
+            written(f"variant v {{ logits = 0.0 * score + 1e30{rest}; emit mass = colsum(prob) }}"), q, k, v
+        )
+        share = 1 / 5 if not rest else 1 / 6
+        np.testing.assert_allclose(got.emits["mass"], 2 * share, rtol=1e-12)
+        np.testing.assert_allclose(got.out[0, :, 0], np.tile(v[0, :, 0].sum(0) * share, (2, 1)), rtol=1e-6)
+
+
 def test_a_constant_summed_over_rows_counts_who_attends() -> None:
     got = attention(written("variant v { mask = q >= k; emit rows = colsum(1.0) }"), *inputs(4, 6))
     np.testing.assert_array_equal(got.emits["rows"][0, :, 0], [4, 4, 4, 3, 2, 1])
