@@ -2,15 +2,17 @@
 // tiles and everything about which thread holds which value. It may not know any variant: see device/joint.cuh.
 //
 // One CTA runs one work item: block_m packed query rows (a GQA group packed together) of one KV head, against that head's
-// KV columns. Warp w owns rows [w, w + 1) * block_m / warps of the tile, so no row crosses a warp.
+// KV columns or a split of them. Warp w owns rows [w, w + 1) * block_m / warps of the tile, so no row crosses a warp.
 #pragma once
 #include "device/joint.cuh"
 #include "device/tiles.cuh"
 
 #ifdef ATTNCC_KERNELS
-#include "device/async_copy.cuh"
 #include "device/mma.cuh"
-#include "device/softmax.cuh"
+#include "device/reduction.cuh"
+#include "device/tile_copy.cuh"
+#include "device/vectors.cuh"
+#include "families/merge.cuh"
 #endif
 
 namespace attncc {
@@ -47,16 +49,34 @@ struct Fragment {
 #endif
 };
 
-// Where a tile's packed row lies: query row `row` of head `h`; row < 0 past the item's rows.
+// Where a tile's packed row lies: query row `row` of head `h`. Past the item's rows it is the last one again.
 struct RowAt {
   int row, h;
 };
 
-__device__ __forceinline__ RowAt unpack_row(const Work& work, int group, int i) {
-  const int packed = work.row0 + i;
-  const int row = packed / group;
-  return {i < work.nrows ? row : -1, work.hk * group + packed - row * group};
+__device__ __forceinline__ RowAt unpack_row(const Work& work, int i) {
+  const int packed = work.row0 + (i < work.nrows ? i : work.nrows - 1);
+  const int row = packed / work.pack;
+  return {row, work.h0 + packed - row * work.pack};
 }
+
+// A tile's values of row - col: `deltas` of them for each head of the table, the head of packed row i being i % heads.
+// They are staged like keys. A table for each head is kept for groups of kDiagonalHeads at most; of a larger group, a
+// tile packs one head.
+constexpr int kDiagonalHeads = 8;
+
+template <class Config, class Variant, bool Has = Variant::facts.has_diagonal>
+struct Diagonals {
+  struct Value {};
+  static constexpr int capacity = 1;
+};
+template <class Config, class Variant>
+struct Diagonals<Config, Variant, true> {
+  using Value = typename Variant::Diagonal;
+  // At most (block_m - 1) / pack + 2 rows, and block_n - 1 more deltas, for each of pack heads.
+  static constexpr int heads = Variant::facts.diagonal_per_head ? kDiagonalHeads : 1;
+  static constexpr int capacity = Config::block_m + heads * (Config::block_n + 1);
+};
 
 // Dynamic shared memory, in bytes from its start; codegen/families/mma_sm80.py computes the same.
 template <class Config>
@@ -68,74 +88,149 @@ struct SharedLayout {
   static constexpr int k = q + Config::block_m * QKTile::row_bytes;
   static constexpr int v = k + Config::stages * k_bytes;
   static constexpr int tiles_end = v + Config::stages * v_bytes;
-  static constexpr int out = 0, out_end = Config::block_m * VTile::row_bytes;  // over the tiles, once they are done with
+  // The output lies over the tiles, once they are done with: 16-bit elements, or floats for the output hook.
+  static constexpr int out = 0, out_row_floats = Config::head_dim_v + 4;
+  static constexpr int out_end = Config::block_m * out_row_floats * 4;
   static constexpr int bytes = tiles_end > out_end ? tiles_end : out_end;
 };
 
-// Turns a tile's raw scores into logits; pairs that are masked or past col_end into -inf.
-template <bool Partial, class Variant, class Fragment>
+// What hooks of pairs read; all of it lies in shared memory, so that no register holds it while tiles are multiplied.
+template <class Variant, class Diagonal>
+struct TileView {
+  const typename Variant::Item& item;
+  const typename Variant::Tile& tile;
+  const typename Variant::Key* keys;   // of the tile's columns
+  const Diagonal* diagonals;           // of head h0, row_lo and the tile's last column first
+  const typename Variant::Row* rows;   // of the tile's packed rows
+  const RowAt* row_at;
+  int row_lo, head_deltas, h0;  // head_deltas: entries of `diagonals` a head, 0 when heads share them
+  int col0, col_end;
+};
+
+// Turns a tile's raw scores into logits, or into weights; pairs that are masked or past col_end into -inf, or 0.
+template <bool Partial, class Variant, class Fragment, class Diagonal>
 __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragment& fragment,
-                                      const typename Variant::Item& item,
-                                      const typename Variant::Row (&rows)[Fragment::rows],
-                                      const int (&row_index)[Fragment::rows], const typename Variant::Tile& tile,
-                                      const typename Variant::Key* keys, int col0, int col_end) {
+                                      const TileView<Variant, Diagonal>& view) {
+  constexpr int cols = Fragment::n_tiles * 8;
+  const typename Variant::Item item = view.item;
+  typename Variant::Row rows[Fragment::rows];
+  int row_index[Fragment::rows], diagonal_row[Fragment::rows];
+#pragma unroll
+  for (int slot = 0; slot < Fragment::rows; ++slot) {
+    const int i = fragment.row(slot);
+    const RowAt at = view.row_at[i];
+    rows[slot] = view.rows[i];
+    row_index[slot] = at.row;
+    diagonal_row[slot] = at.row - view.row_lo + cols - 1 + (at.h - view.h0) * view.head_deltas;
+  }
+  constexpr Facts facts = Variant::facts;
 #pragma unroll
   for (int i = 0; i < Fragment::values; ++i) {
     const int slot = Fragment::slot(i);
-    const int col = col0 + fragment.col(i);
-    typename Variant::Key key;
-    if constexpr (Variant::facts.has_key) key = keys[fragment.col(i)];
-    const float logit = Variant::logits(s[i], item, rows[slot], tile, key, row_index[slot], col);
+    const int col = view.col0 + fragment.col(i);
+    const typename Variant::Key key = facts.has_key ? view.keys[fragment.col(i)] : typename Variant::Key();
+    const Diagonal diagonal = facts.has_diagonal ? view.diagonals[diagonal_row[slot] - fragment.col(i)] : Diagonal();
+    const auto& row = rows[slot];
+    const int r = row_index[slot];
+    float value;
+    if constexpr (facts.has_weight && facts.has_diagonal)
+      value = Variant::weight(s[i], item, row, view.tile, key, diagonal, r, col);
+    else if constexpr (facts.has_weight)
+      value = Variant::weight(s[i], item, row, view.tile, key, r, col);
+    else if constexpr (facts.has_diagonal)
+      value = Variant::logits(s[i], item, row, view.tile, key, diagonal, r, col);
+    else
+      value = Variant::logits(s[i], item, row, view.tile, key, r, col);
     bool keep = true;
     if constexpr (Partial) {
-      keep = col < col_end;
-      if constexpr (Variant::facts.has_mask) keep = keep & Variant::mask(item, rows[slot], key, row_index[slot], col);
+      keep = col < view.col_end;
+      if constexpr (facts.has_mask && facts.has_diagonal)
+        keep = keep & Variant::mask(item, row, key, diagonal, r, col);
+      else if constexpr (facts.has_mask)
+        keep = keep & Variant::mask(item, row, key, r, col);
     }
-    s[i] = keep ? logit : -infinity();
+    s[i] = keep ? value : (facts.has_weight ? 0.0f : -infinity());
   }
 }
 
 #ifdef ATTNCC_KERNELS
 
-// Copies Rows rows of Cols elements to shared memory at `target`. source(row, valid) gives a row's address and whether
-// it is read; zeros are written where it is not.
-template <class Config, int Rows, int Cols, class Source>
-__device__ __forceinline__ void load_rows(unsigned target, Source source) {
-  using Layout = SharedTile<Cols>;
-  constexpr int total = Rows * Layout::chunks;
-#pragma unroll
-  for (int base = 0; base < total; base += Config::threads) {
-    const int i = base + int(threadIdx.x);
-    if (total % Config::threads != 0 && i >= total) break;
-    const int row = i / Layout::chunks, chunk = i % Layout::chunks;
-    bool valid;
-    const char* address = source(row, valid);
-    copy_async(target + Layout::offset(row, chunk), address + chunk * 16, valid);
-  }
-}
+// The vector hooks on a tile's rows: packed query rows, and columns from col0 on; V's zeros past col_end stay.
+template <class Variant>
+struct QueryHook {
+  static constexpr int sums = Variant::facts.query.sums;
+  const typename Variant::Params& params;
+  const typename Variant::Item& item;
+  const RowAt* rows;
+  int nrows;
 
-// The same for rows `stride` bytes apart, the first `count` of them valid. It runs inside the loop over tiles, where
-// registers are short: if a pass of the CTA covers whole groups of 8 rows, a thread walks one pointer down one column of
-// chunks.
-template <class Config, int Rows, int Cols>
-__device__ __forceinline__ void load_block(unsigned target, const char* first, i64 stride, int count) {
-  using Layout = SharedTile<Cols>;
-  constexpr int pass = Config::threads / Layout::chunks;
-  if constexpr (Config::threads % Layout::chunks == 0 && pass % 8 == 0 && Rows % pass == 0) {
-    const int row = int(threadIdx.x) / Layout::chunks, chunk = int(threadIdx.x) % Layout::chunks;
-    const char* address = first + row * stride + chunk * 16;
-    target += Layout::offset(row, chunk);
+  __device__ __forceinline__ bool valid(int i) const { return i < nrows; }
+  template <class X>
+  __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
+    return Variant::query_term(which, params, item, x, so_far, rows[i].row, rows[i].h, d);
+  }
+  template <class X>
+  __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
+    return Variant::query(params, item, x, all, rows[i].row, rows[i].h, d);
+  }
+};
+
+template <class Variant>
+struct KeyHook {
+  static constexpr int sums = Variant::facts.key.sums;
+  const typename Variant::Params& params;
+  const typename Variant::Item& item;
+  int col0, col_end;
+
+  __device__ __forceinline__ bool valid(int i) const { return col0 + i < col_end; }
+  template <class X>
+  __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
+    return Variant::key_vector_term(which, params, item, x, so_far, col0 + i, d);
+  }
+  template <class X>
+  __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
+    return Variant::key_vector(params, item, x, all, col0 + i, d);
+  }
+};
+
+template <class Variant>
+struct ValueHook {
+  static constexpr int sums = Variant::facts.value.sums;
+  const typename Variant::Params& params;
+  const typename Variant::Item& item;
+  int col0, col_end;
+
+  __device__ __forceinline__ bool valid(int i) const { return col0 + i < col_end; }
+  template <class X>
+  __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
+    return Variant::value_vector_term(which, params, item, x, so_far, col0 + i, d);
+  }
+  template <class X>
+  __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
+    return Variant::value_vector(params, item, x, all, col0 + i, d);
+  }
+};
+
+// Leaves an item's state for `merge`.
+template <class Config, class Outputs, class Reduction>
+__device__ __forceinline__ void store_state(const Launch& launch, int b, int split, int qo_base, int nrows, const RowAt* row_at,
+                                            const Outputs& outputs, const float (&output)[Outputs::values], const Reduction& reduction) {
 #pragma unroll
-    for (int base = 0; base < Rows; base += pass) {
-      copy_async(target + base * Layout::row_bytes, address, row + base < count);
-      // Opaque, or every pass's offset would be kept in registers across the loop over tiles, and spill.
-      address = opaque(address + pass * stride);
+  for (int slot = 0; slot < Outputs::rows; ++slot) {
+    const RowState state = reduction.state(slot);
+    const int row = outputs.row(slot);
+    if (row >= nrows) continue;
+    const RowAt at = row_at[row];
+    const i64 place = split * launch.split_tokens * launch.num_heads +
+                      merge::state_index(launch, qo_base, b, at.row, at.h);
+    float* target = launch.split_out + place * Config::head_dim_v + outputs.col(0);
+#pragma unroll
+    for (int i = 0; i < Outputs::values; ++i)
+      if (Outputs::slot(i) == slot) target[i / 4 % Outputs::n_tiles * 8 + (i & 1)] = output[i];
+    if ((outputs.lane & 3) == 0) {
+      launch.split_state[2 * place] = state.first;
+      launch.split_state[2 * place + 1] = state.second;
     }
-  } else {
-    load_rows<Config, Rows, Cols>(target, [&](int row, bool& valid) {
-      valid = row < count;
-      return first + row * stride;
-    });
   }
 }
 
@@ -149,30 +244,46 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   using Layout = SharedLayout<Config>;
   using QKTile = typename Layout::QKTile;
   using VTile = typename Layout::VTile;
+  using Reduction = typename ReductionOf<Variant::facts.has_weight, Config::accuracy>::template Running<Scores>;
+  using Diagonal = typename Diagonals<Config, Variant>::Value;
   constexpr Facts facts = Variant::facts;
   constexpr int block_m = Config::block_m, block_n = Config::block_n, stages = Config::stages;
   constexpr int m_tiles = Scores::m_tiles, q_steps = Config::head_dim / 16;
   static_assert(stages >= 2 && block_n % 16 == 0, "a tile is loaded while another is used; P feeds k16 steps");
 
+  // Raw bytes below: an Item, Row or Key may have constructors.
   __shared__ Range ranges[facts.num_ranges];
   __shared__ RowAt row_at[block_m];
+  alignas(16) __shared__ char row_bytes[block_m * sizeof(typename Variant::Row)];
+  auto* rows = reinterpret_cast<typename Variant::Row*>(row_bytes);
   __shared__ TileSpan spans[stages];  // the tile in each stage; col < 0 after the last
-  // Uniform, and needed once a tile: in shared memory it costs no register while the accumulators fill them.
+  // Uniform, and needed once a tile or at the end: in shared memory it costs no register while the accumulators fill them.
   __shared__ struct {
     const char *k, *v;        // the item's first column
     i64 k_stride, v_stride;  // bytes between columns
+    int b, slot, qo_base, nrows;
   } source;
-  // Raw bytes: a Key may have constructors.
+  alignas(16) __shared__ char item_bytes[sizeof(typename Variant::Item)];
+  const auto& item = *reinterpret_cast<const typename Variant::Item*>(item_bytes);
   constexpr int key_count = facts.has_key ? stages * block_n : 1;
   alignas(16) __shared__ char key_bytes[key_count * sizeof(typename Variant::Key)];
   auto* keys = reinterpret_cast<typename Variant::Key*>(key_bytes);
 
+  constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;
+  alignas(16) __shared__ char diagonal_bytes[(facts.has_diagonal ? stages * diagonal_capacity : 1) * sizeof(Diagonal)];
+  auto* diagonals = reinterpret_cast<Diagonal*>(diagonal_bytes);
+
   const Launch& launch = params.launch;
   const Geometry g = geometry(launch, work.b);
-  const int row_lo = work.row0 / launch.group, row_hi = (work.row0 + work.nrows - 1) / launch.group + 1;
+  const int row_lo = work.row0 / work.pack, row_hi = (work.row0 + work.nrows - 1) / work.pack + 1;
   const int col_end = work.col0 + work.ncols < g.kv_len ? work.col0 + work.ncols : g.kv_len;
-  for (int i = threadIdx.x; i < block_m; i += Config::threads) row_at[i] = unpack_row(work, launch.group, i);
+  for (int i = threadIdx.x; i < block_m; i += Config::threads) row_at[i] = unpack_row(work, i);
   if (threadIdx.x == 0) {
+    source.b = work.b;
+    source.slot = work.slot;
+    source.nrows = work.nrows;
+    *reinterpret_cast<typename Variant::Item*>(item_bytes) = Variant::item(params, work);
+    source.qo_base = g.qo_base;
     source.k_stride = 2 * launch.k_stride.token;
     source.v_stride = 2 * launch.v_stride.token;
     source.k = static_cast<const char*>(launch.k) + g.kv_base * source.k_stride +
@@ -184,12 +295,14 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   }
   __syncthreads();
 
-  const typename Variant::Item item = Variant::item(params, work);
+  for (int i = threadIdx.x; i < block_m; i += Config::threads)
+    rows[i] = Variant::row(params, item, row_at[i].row, row_at[i].h);
   const unsigned shared = shared_address(smem);
 
   // ---- producer side: every thread copies its share ----------------------------------------------------------------
   const char* q = static_cast<const char*>(launch.q) +
                   2 * (work.b * launch.q_stride.batch + g.qo_base * launch.q_stride.token);
+  const int deltas = row_hi - row_lo + block_n - 1;  // of a tile, for each head
   const auto load_tile = [&](int col0, int stage) {
     // Columns past the end are zeros, V's above all: 0 times a neighbour's NaN would be NaN.
     load_block<Config, block_n, Config::head_dim>(shared + Layout::k + stage * Layout::k_bytes,
@@ -202,11 +315,19 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
         keys[stage * block_n + i] = Variant::key(params, item, col);
       }
     }
+    if constexpr (Variant::facts.has_diagonal) {
+      const int first = row_lo - (col0 + block_n - 1);
+      for (int i = threadIdx.x; i < (Variant::facts.diagonal_per_head ? work.pack : 1) * deltas; i += Config::threads) {
+        const int head = i / deltas;
+        diagonals[stage * diagonal_capacity + i] =
+            Variant::diagonal(params, item, work.h0 + head, first + i - head * deltas);
+      }
+    }
   };
 
   load_rows<Config, block_m, Config::head_dim>(shared + Layout::q, [&](int i, bool& valid) {
     const RowAt at = row_at[i];
-    valid = at.row >= 0;
+    valid = i < work.nrows;
     return q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head);
   });
 
@@ -226,16 +347,6 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   // ---- consumer side -----------------------------------------------------------------------------------------------
   const Scores scores(threadIdx.x);
   const int lane = scores.lane;
-  typename Variant::Row rows[Scores::rows];
-  int row_index[Scores::rows];
-#pragma unroll
-  for (int slot = 0; slot < Scores::rows; ++slot) {
-    const int i = scores.row(slot);
-    const RowAt at = unpack_row(work, launch.group, i < work.nrows ? i : work.nrows - 1);
-    row_index[slot] = at.row;
-    rows[slot] = Variant::row(params, item, at.row, at.h);
-  }
-
   // ldmatrix addresses of this lane. A (Q): matrices are rows 0-7 / 8-15 of chunk 0, then of chunk 1. B of Q K^T (K rows
   // are columns of B): chunks 0, 1 of rows 0-7, then of rows 8-15. B of P V (transposed): rows 0-7 / 8-15 of chunk 0, 1.
   const unsigned q_lane =
@@ -246,7 +357,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   float output[Outputs::values];
 #pragma unroll
   for (int i = 0; i < Outputs::values; ++i) output[i] = 0.0f;
-  Softmax<Scores, Config::accuracy> softmax;
+  Reduction reduction;
 
   unsigned q_registers[Config::q_in_registers ? q_steps : 1][m_tiles][4];
   const auto load_q = [&](unsigned (&a)[m_tiles][4], int step) {
@@ -254,9 +365,15 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     for (int mt = 0; mt < m_tiles; ++mt)
       load_matrices(a[mt], QKTile::advance(q_lane, step * 2) + mt * 16 * QKTile::row_bytes);
   };
-  if constexpr (Config::q_in_registers) {
+  if constexpr (facts.query.present || Config::q_in_registers) {
     wait_copies<stages - 2>();  // Q belongs to the first group
     __syncthreads();
+  }
+  if constexpr (facts.query.present) {
+    transform_rows<Config, block_m, Config::head_dim>(smem + Layout::q, QueryHook<Variant>{params, item, row_at, work.nrows});
+    __syncthreads();
+  }
+  if constexpr (Config::q_in_registers) {
 #pragma unroll
     for (int step = 0; step < q_steps; ++step) load_q(q_registers[step], step);
   }
@@ -270,6 +387,15 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     const TileSpan tile = spans[stage];
     if (tile.col < 0) break;
     produce(stage == 0 ? stages - 1 : stage - 1);
+    if constexpr (facts.key.present || facts.value.present) {
+      if constexpr (facts.key.present)
+        transform_rows<Config, block_n, Config::head_dim>(smem + Layout::k + stage * Layout::k_bytes,
+                                                          KeyHook<Variant>{params, item, tile.col, col_end});
+      if constexpr (facts.value.present)
+        transform_rows<Config, block_n, Config::head_dim_v>(smem + Layout::v + stage * Layout::v_bytes,
+                                                            ValueHook<Variant>{params, item, tile.col, col_end});
+      __syncthreads();
+    }
 
     float s[Scores::values];
 #pragma unroll
@@ -295,22 +421,34 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     typename Variant::Tile uniform{};
     if constexpr (facts.has_tile)
       uniform = Variant::tile(params, item, Box{row_lo, row_hi, tile.col, tile.col + block_n});
-    const auto* tile_keys = facts.has_key ? keys + stage * block_n : keys;
+    const TileView<Variant, Diagonal> view{item,
+                                           uniform,
+                                           facts.has_key ? keys + stage * block_n : keys,
+                                           facts.has_diagonal ? diagonals + stage * diagonal_capacity : diagonals,
+                                           rows,
+                                           row_at,
+                                           row_lo,
+                                           facts.diagonal_per_head ? deltas : 0,
+                                           work.h0,
+                                           tile.col,
+                                           col_end};
     if (tile.partial)
-      visit<true, Variant>(s, scores, item, rows, row_index, uniform, tile_keys, tile.col, col_end);
+      visit<true>(s, scores, view);
     else
-      visit<false, Variant>(s, scores, item, rows, row_index, uniform, tile_keys, tile.col, col_end);
+      visit<false>(s, scores, view);
 
     float factor[Scores::rows];
-    softmax.update(s, factor);
+    reduction.update(s, factor);
+    if constexpr (Reduction::rescales) {
 #pragma unroll
-    for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
+      for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
+    }
 
     const unsigned v_tile = v_lane + stage * Layout::v_bytes;
 #pragma unroll
     for (int step = 0; step < block_n / 16; ++step) {
-      // Two accumulator tiles side by side are one A operand: the layouts coincide. Weights are at most 1: f16 holds
-      // them.
+      // Two accumulator tiles side by side are one A operand: the layouts coincide. A softmax's weights are at most
+      // 1: f16 holds them.
       unsigned p[m_tiles][4];
 #pragma unroll
       for (int mt = 0; mt < m_tiles; ++mt) {
@@ -338,61 +476,115 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   // ---- epilogue ----------------------------------------------------------------------------------------------------
   wait_copies<0>();  // an item without tiles still has Q in flight
   __syncthreads();   // the output tile overwrites Q, K and V
+  const Outputs outputs(threadIdx.x);
+  if (launch.split_out != nullptr) {
+    store_state<Config>(launch, source.b, source.slot, source.qo_base, source.nrows, row_at, outputs, output, reduction);
+    return;
+  }
+  float finished[2][Scores::rows];  // total and lse, for the output hook
 #pragma unroll
   for (int slot = 0; slot < Scores::rows; ++slot) {
-    float sink = -infinity(), scale, lse;
-    if constexpr (facts.has_sink) sink = Variant::sink(item, rows[slot]);
-    softmax.finish(slot, sink, scale, lse);
+    const int i = scores.row(slot);
+    const Finished end = finish<Variant, Config::accuracy>(item, rows[i], reduction.state(slot));
+    finished[0][slot] = end.total;
+    finished[1][slot] = end.lse;
 #pragma unroll
-    for (int i = 0; i < Outputs::values; ++i)
-      if (Outputs::slot(i) == slot) output[i] *= scale;
-    const RowAt at = row_at[scores.row(slot)];
-    if (launch.lse != nullptr && at.row >= 0 && (lane & 3) == 0)
-      launch.lse[work.b * launch.lse_stride.batch + (g.qo_base + at.row) * launch.lse_stride.token +
-                 at.h * launch.lse_stride.head] = lse;
+    for (int value = 0; value < Outputs::values; ++value)
+      if (Outputs::slot(value) == slot) output[value] *= end.scale;
+    const RowAt at = row_at[i];
+    if (launch.lse != nullptr && i < source.nrows && (lane & 3) == 0)
+      launch.lse[source.b * launch.lse_stride.batch + (source.qo_base + at.row) * launch.lse_stride.token +
+                 at.h * launch.lse_stride.head] = end.lse;
   }
 
-  // Through shared memory for 16-byte stores; each warp writes and reads its own rows.
-  const Outputs outputs(threadIdx.x);
-#pragma unroll
-  for (int i = 0; i < Outputs::values; i += 2) {
-    const int col = outputs.col(i);
-    char* target = smem + Layout::out + VTile::offset(outputs.row(Outputs::slot(i)), col / 8) + col % 8 * 2;
-    *reinterpret_cast<unsigned*>(target) = pack(output[i], output[i + 1], Element());
-  }
-  __syncwarp();
+  // Through shared memory, for 16-byte stores, or for a hook on whole vectors; each warp writes and reads its own rows.
   char* out = static_cast<char*>(launch.out) +
-              2 * (work.b * launch.out_stride.batch + g.qo_base * launch.out_stride.token);
+              2 * (source.b * launch.out_stride.batch + source.qo_base * launch.out_stride.token);
+  if constexpr (facts.output.present) {
+    float* vectors = reinterpret_cast<float*>(smem + Layout::out);
+    __shared__ float row_ends[2][block_m];
 #pragma unroll
-  for (int i = lane; i < Outputs::warp_rows * VTile::chunks; i += 32) {
-    const int row = outputs.warp * Outputs::warp_rows + i / VTile::chunks, chunk = i % VTile::chunks;
-    const RowAt at = row_at[row];
-    if (at.row < 0) continue;
-    const uint4 value = *reinterpret_cast<const uint4*>(smem + Layout::out + VTile::offset(row, chunk));
-    char* target = out + 2 * (at.row * launch.out_stride.token + at.h * launch.out_stride.head) + chunk * 16;
-    *reinterpret_cast<uint4*>(target) = value;
+    for (int slot = 0; slot < Scores::rows; ++slot) {
+      row_ends[0][scores.row(slot)] = finished[0][slot];
+      row_ends[1][scores.row(slot)] = finished[1][slot];
+    }
+#pragma unroll
+    for (int i = 0; i < Outputs::values; ++i)
+      vectors[outputs.row(Outputs::slot(i)) * Layout::out_row_floats + outputs.col(i)] = output[i];
+    __syncwarp();
+#pragma unroll 1
+    for (int i = outputs.warp * Outputs::warp_rows; i < (outputs.warp + 1) * Outputs::warp_rows; ++i) {
+      if (i >= source.nrows) break;
+      const RowAt at = row_at[i];
+      const auto result = output_vector<Config, Variant>(params, item, vectors + i * Layout::out_row_floats, lane,
+                                                         row_ends[0][i], row_ends[1][i], at.row, at.h);
+      store_vector<Config>(out + 2 * (at.row * launch.out_stride.token + at.h * launch.out_stride.head), lane, result);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < Outputs::values; i += 2) {
+      const int col = outputs.col(i);
+      char* target = smem + Layout::out + VTile::offset(outputs.row(Outputs::slot(i)), col / 8) + col % 8 * 2;
+      *reinterpret_cast<unsigned*>(target) = pack(output[i], output[i + 1], Element());
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = lane; i < Outputs::warp_rows * VTile::chunks; i += 32) {
+      const int row = outputs.warp * Outputs::warp_rows + i / VTile::chunks, chunk = i % VTile::chunks;
+      if (row >= source.nrows) continue;
+      const RowAt at = row_at[row];
+      const uint4 value = *reinterpret_cast<const uint4*>(smem + Layout::out + VTile::offset(row, chunk));
+      char* target = out + 2 * (at.row * launch.out_stride.token + at.h * launch.out_stride.head) + chunk * 16;
+      *reinterpret_cast<uint4*>(target) = value;
+    }
   }
 }
 
-// The work item of block (x, hk, b) in a launch of `tiles` row tiles, for a padded or a ragged batch. Tiles run from the
-// last: under a causal mask those are the longest. nrows <= 0: the request is shorter than the longest, nothing to do.
+// The work item of block (x, hk, b), of `tiles` row tiles and `splits` parts of the columns, for a padded or a ragged
+// batch. Tiles run from the last: under a causal mask those are the longest. nrows <= 0: nothing to do, the request is
+// shorter than the longest. heads: the KV head's query heads that are packed together, from h0 on.
 template <class Config>
-__device__ __forceinline__ Work block_work(const Launch& launch, int x, int hk, int b, int tiles) {
+__device__ __forceinline__ Work block_work(const Launch& launch, int tile, int slot, int hk, int b, int h0, int heads) {
   const Geometry g = geometry(launch, b);
   Work work{};
   work.b = b;
   work.hk = hk;
-  work.row0 = (tiles - 1 - x) * Config::block_m;
-  const int left = g.qo_len * launch.group - work.row0;
+  work.h0 = h0;
+  work.pack = heads;
+  work.slot = slot;
+  work.row0 = tile * Config::block_m;
+  const int left = g.qo_len * heads - work.row0;
   work.nrows = left < Config::block_m ? left : Config::block_m;
   work.ncols = g.kv_len;
+  if (launch.num_splits > 1) {
+    work.col0 = slot * launch.split_cols;
+    work.ncols = launch.split_cols;
+  }
   return work;
 }
 
-// The grid: (row tiles of the longest request, KV heads, requests).
+// The grid: (row tiles of the longest request times num_splits, KV heads, requests).
 template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
-  const Work work = block_work<Config>(params.launch, blockIdx.x, blockIdx.y, blockIdx.z, gridDim.x);
+  const Launch& launch = params.launch;
+  const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
+  const int tiles = int(gridDim.x) / splits, slot = int(blockIdx.x) / tiles;
+  const int tile = tiles - 1 - (int(blockIdx.x) - slot * tiles), hk = blockIdx.y, b = blockIdx.z;
+  if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
+    if (launch.group > kDiagonalHeads) {
+      const int per_head = (launch.max_qo_len + Config::block_m - 1) / Config::block_m;
+#pragma unroll 1
+      for (int i = tile; i < per_head * launch.group; i += tiles) {
+        const int head = i / per_head;
+        const Work work =
+            block_work<Config>(launch, i - head * per_head, slot, hk, b, hk * launch.group + head, 1);
+        if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
+        __syncthreads();  // the next item's copies go where this one's output is read
+      }
+      return;
+    }
+  }
+  const Work work = block_work<Config>(launch, tile, slot, hk, b, hk * launch.group, launch.group);
   if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
 }
 

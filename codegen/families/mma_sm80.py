@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from attncc.codegen.families import merge
+
 Dtype = Literal["f16", "bf16"]
 Accuracy = Literal["fast", "close", "exact"]
 
-ENTRIES: Final = {"main": "attncc_main"}
+ENTRIES: Final = {"main": "attncc_main", **merge.ENTRIES}
 HEADER: Final = "families/mma_sm80.cuh"
 
 # The hooks that a variant may write and this family runs. LSE and sm_scale belong to every softmax.
@@ -67,7 +69,7 @@ class Config:
         """Dynamic shared memory of a CTA; ``SharedLayout`` in the header computes the same."""
         qk, v = _row_bytes(self.head_dim), _row_bytes(self.head_dim_v)
         tiles = self.block_m * qk + self.stages * self.block_n * (qk + v)
-        return max(tiles, self.block_m * v)
+        return max(tiles, self.block_m * (self.head_dim_v + 4) * 4)
 
     @property
     def static_smem_bytes(self) -> int:
@@ -197,7 +199,7 @@ def render_wrapper() -> str:
         f"{ENTRIES['main']}(const Params* __restrict__ params) {{\n"
         "  extern __shared__ __align__(128) char smem[];\n"
         "  attncc::mma_sm80::run_block<Config, Variant>(*params, smem);\n"
-        "}\n"
+        "}\n\n" + merge.render_wrapper()
     )
 
 

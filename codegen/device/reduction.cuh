@@ -1,0 +1,149 @@
+// A row's reduction over its keys: the state, how two states combine, how one is finished, and the running form over a
+// fragment. Softmax in the log2 domain (Milakov and Gimelshein, arXiv 1805.02867) and plain sums of weights. It may not
+// know where in the tile a value lies: the Fragment says.
+//
+// A reduction has: RowState identity(); combine(a, b, fa, fb), the state of both parts and what each part's accumulator
+// is multiplied by (identity with identity is identity, never NaN); and over a fragment update(s, factor), state(slot).
+#pragma once
+#include "device/joint.cuh"
+#include "device/math.cuh"
+
+namespace attncc {
+
+// softmax: (m, l), the largest logit and Σ 2^(logit - m); weights: (total, 0).
+struct RowState {
+  float first, second;
+};
+
+// Of a finished row: what its accumulator is multiplied by, Σ weight (softmax: e^lse), and the denominator's logarithm.
+struct Finished {
+  float scale, total, lse;
+};
+
+template <Accuracy accuracy>
+struct SoftmaxRule {
+  __device__ __forceinline__ static RowState identity() { return {-infinity(), 0.0f}; }
+
+  // The reference that logits are subtracted from: 0 in a row that has seen nothing, so that no -inf meets another.
+  __device__ __forceinline__ static float reference(float top) { return top == -infinity() ? 0.0f : top; }
+
+  __device__ __forceinline__ static RowState combine(RowState a, RowState b, float& fa, float& fb) {
+    const float top = ::fmaxf(a.first, b.first);
+    fa = Fn<accuracy>::exp2(a.first - reference(top));
+    fb = Fn<accuracy>::exp2(b.first - reference(top));
+    return {top, a.second * fa + b.second * fb};
+  }
+
+  // sink: log2 domain; -inf: none. A row without a pair is scaled by 0.
+  __device__ __forceinline__ static Finished finish(RowState state, float sink) {
+    const float base = reference(::fmaxf(state.first, sink));
+    const float shrink = Fn<accuracy>::exp2(state.first - base);
+    const float total = state.second * shrink + Fn<accuracy>::exp2(sink - base);
+    const float lse = total > 0.0f ? (base + Fn<accuracy>::log2(total)) * Fn<accuracy>::ln2 : -infinity();
+    return {Fn<accuracy>::div(shrink, total), Fn<accuracy>::exp(lse), lse};  // 0 / 0 gives 0
+  }
+};
+
+template <Accuracy accuracy>
+struct WeightRule {
+  __device__ __forceinline__ static RowState identity() { return {0.0f, 0.0f}; }
+
+  __device__ __forceinline__ static RowState combine(RowState a, RowState b, float& fa, float& fb) {
+    fa = fb = 1.0f;
+    return {a.first + b.first, 0.0f};
+  }
+};
+
+template <class Fragment, Accuracy accuracy>
+struct Softmax : SoftmaxRule<accuracy> {
+  static constexpr bool rescales = true;
+  float m[Fragment::rows];  // largest logit so far; -inf before the first attended pair
+  float l[Fragment::rows];  // this thread's share of Σ 2^(logit - m); the lanes of a row are summed once, in state
+
+  __device__ __forceinline__ Softmax() {
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) {
+      m[slot] = -infinity();
+      l[slot] = 0.0f;
+    }
+  }
+
+  // Replaces logits by weights in [0, 1] and gives the factor by which each row's accumulator shrinks. -inf weighs 0.
+  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&factor)[Fragment::rows]) {
+    float reference[Fragment::rows];
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) {
+      float top = m[slot];
+#pragma unroll
+      for (int i = 0; i < Fragment::values; ++i)
+        if (Fragment::slot(i) == slot) top = ::fmaxf(top, s[i]);
+      top = Fragment::row_reduce(top, [](float a, float b) { return ::fmaxf(a, b); });
+      reference[slot] = SoftmaxRule<accuracy>::reference(top);
+      factor[slot] = Fn<accuracy>::exp2(m[slot] - reference[slot]);
+      m[slot] = top;
+      l[slot] *= factor[slot];
+    }
+#pragma unroll
+    for (int i = 0; i < Fragment::values; ++i) {
+      const int slot = Fragment::slot(i);
+      s[i] = Fn<accuracy>::exp2(s[i] - reference[slot]);
+      l[slot] += s[i];
+    }
+  }
+
+  __device__ __forceinline__ RowState state(int slot) const {
+    return {m[slot], Fragment::row_reduce(l[slot], [](float a, float b) { return a + b; })};
+  }
+};
+
+template <class Fragment, Accuracy accuracy>
+struct Weighted : WeightRule<accuracy> {
+  static constexpr bool rescales = false;
+  float total[Fragment::rows];  // this thread's share
+
+  __device__ __forceinline__ Weighted() {
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) total[slot] = 0.0f;
+  }
+
+  __device__ __forceinline__ void update(const float (&s)[Fragment::values], float (&)[Fragment::rows]) {
+#pragma unroll
+    for (int i = 0; i < Fragment::values; ++i) total[Fragment::slot(i)] += s[i];
+  }
+
+  __device__ __forceinline__ RowState state(int slot) const {
+    return {Fragment::row_reduce(total[slot], [](float a, float b) { return a + b; }), 0.0f};
+  }
+};
+
+// What a Variant's facts choose.
+template <bool HasWeight, Accuracy accuracy>
+struct ReductionOf {
+  using Rule = SoftmaxRule<accuracy>;
+  template <class Fragment>
+  using Running = Softmax<Fragment, accuracy>;
+};
+template <Accuracy accuracy>
+struct ReductionOf<true, accuracy> {
+  using Rule = WeightRule<accuracy>;
+  template <class Fragment>
+  using Running = Weighted<Fragment, accuracy>;
+};
+
+// Ends a row, once, after every part of its columns is in `state`.
+template <class Variant, Accuracy accuracy>
+__device__ __forceinline__ Finished finish(const typename Variant::Item& item, const typename Variant::Row& row,
+                                           RowState state) {
+  if constexpr (Variant::facts.has_weight) {
+    const float denominator = Variant::normalize(item, row, state.first);
+    const float scale = Fn<accuracy>::div(1.0f, denominator);
+    // A row without a pair is 0, whatever its denominator came to.
+    return {scale != scale && state.first == 0.0f ? 0.0f : scale, state.first, -infinity()};
+  } else {
+    float sink = -infinity();
+    if constexpr (Variant::facts.has_sink) sink = Variant::sink(item, row);
+    return SoftmaxRule<accuracy>::finish(state, sink);
+  }
+}
+
+}  // namespace attncc

@@ -1,0 +1,133 @@
+// Vector hooks: a Variant's functions of whole query, key, value and output vectors, a warp to a vector. Owns which lane
+// computes which channel: lane l has channels 2 l and 2 l + 1 of every 64. It may not know a kernel's loop.
+#pragma once
+#include "device/joint.cuh"
+#include "device/smem.cuh"
+
+#ifdef ATTNCC_KERNELS
+#include "device/mma.cuh"
+
+namespace attncc {
+
+// x(d) of a row of 16-bit elements in a SharedTile.
+template <class Element, int Cols>
+struct SharedVector {
+  const char* tile;
+  int row;
+
+  __device__ __forceinline__ float operator()(int d) const {
+    return to_value(*reinterpret_cast<const Element*>(tile + SharedTile<Cols>::offset(row, d / 8) + d % 8 * 2));
+  }
+};
+
+// x(d) of floats in shared memory.
+struct FloatVector {
+  const float* data;
+
+  __device__ __forceinline__ float operator()(int d) const { return data[d]; }
+};
+
+// A lane's channels of a vector of Cols: values [2 j] and [2 j + 1] are channels 64 j + 2 lane and the next.
+template <int Cols>
+struct Channels {
+  static constexpr int pairs = (Cols + 63) / 64;
+  float value[2 * pairs];
+
+  __device__ __forceinline__ static int channel(int lane, int pair) { return 64 * pair + 2 * lane; }
+};
+
+// value(sums, d) for the lane's channels, after the sums over d of term(i, sums, d). Every lane of the warp calls it.
+template <int Cols, int Sums, class Term, class Value>
+__device__ __forceinline__ Channels<Cols> evaluate_vector(int lane, Term term, Value value) {
+  Channels<Cols> result;
+  float sums[Sums > 0 ? Sums : 1];
+#pragma unroll
+  for (int i = 0; i < Sums; ++i) {
+    float part = 0.0f;
+#pragma unroll
+    for (int pair = 0; pair < Channels<Cols>::pairs; ++pair) {
+      const int d = Channels<Cols>::channel(lane, pair);
+      if (Cols % 64 == 0 || d < Cols) part += term(i, sums, d) + term(i, sums, d + 1);
+    }
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) part += __shfl_xor_sync(0xffffffffu, part, distance);
+    sums[i] = part;
+  }
+#pragma unroll
+  for (int pair = 0; pair < Channels<Cols>::pairs; ++pair) {
+    const int d = Channels<Cols>::channel(lane, pair);
+    const bool inside = Cols % 64 == 0 || d < Cols;
+    result.value[2 * pair] = inside ? value(sums, d) : 0.0f;
+    result.value[2 * pair + 1] = inside ? value(sums, d + 1) : 0.0f;
+  }
+  return result;
+}
+
+// Rows of a SharedTile<Cols>, in place: hook.value(x, sums, row, d) becomes channel d of row `row` wherever
+// hook.valid(row), which is the same for every lane. On entry all threads see the tile; the caller synchronises after it.
+template <class Config, int Rows, int Cols, class Hook>
+__device__ __forceinline__ void transform_rows(char* tile, const Hook& hook) {
+  using Element = typename Config::Element;
+  using X = SharedVector<Element, Cols>;
+  // Several rows at once hide the latency of what the hook reads; every lane is done reading a row before it changes.
+  constexpr int together = Cols >= 256 ? 1 : (Cols >= 128 ? 2 : 4);
+  static_assert(Rows % together == 0, "whole groups of rows");
+  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+#pragma unroll 1
+  for (int base = warp * together; base < Rows; base += Config::warps * together) {
+    Channels<Cols> result[together];
+#pragma unroll
+    for (int i = 0; i < together; ++i) {
+      const int row = base + i;
+      if (!hook.valid(row)) continue;
+      const X x{tile, row};
+      result[i] = evaluate_vector<Cols, Hook::sums>(
+          lane, [&](int which, const float* sums, int d) { return hook.term(which, x, sums, row, d); },
+          [&](const float* sums, int d) { return hook.value(x, sums, row, d); });
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < together; ++i) {
+      if (!hook.valid(base + i)) continue;
+#pragma unroll
+      for (int pair = 0; pair < Channels<Cols>::pairs; ++pair) {
+        const int d = Channels<Cols>::channel(lane, pair);
+        if (Cols % 64 != 0 && d >= Cols) continue;
+        *reinterpret_cast<unsigned*>(tile + SharedTile<Cols>::offset(base + i, d / 8) + d % 8 * 2) =
+            pack(result[i].value[2 * pair], result[i].value[2 * pair + 1], Element());
+      }
+    }
+  }
+}
+
+// The output hook on a normalised vector of head_dim_v floats in shared memory.
+template <class Config, class Variant>
+__device__ __forceinline__ Channels<Config::head_dim_v> output_vector(const typename Variant::Params& params,
+                                                                      const typename Variant::Item& item,
+                                                                      const float* data, int lane, float total,
+                                                                      float lse, int row, int h) {
+  constexpr int sums_count = Variant::facts.output.sums;
+  const FloatVector x{data};
+  return evaluate_vector<Config::head_dim_v, sums_count>(
+      lane,
+      [&](int i, const float* sums, int d) {
+        if constexpr (sums_count > 0) return Variant::output_term(i, params, item, x, sums, total, lse, row, h, d);
+        return 0.0f;
+      },
+      [&](const float* sums, int d) { return Variant::output(params, item, x, sums, total, lse, row, h, d); });
+}
+
+// The lane's channels as 16-bit elements at `row`, in global memory.
+template <class Config>
+__device__ __forceinline__ void store_vector(char* row, int lane, const Channels<Config::head_dim_v>& from) {
+#pragma unroll
+  for (int pair = 0; pair < Channels<Config::head_dim_v>::pairs; ++pair) {
+    const int d = Channels<Config::head_dim_v>::channel(lane, pair);
+    if (Config::head_dim_v % 64 != 0 && d >= Config::head_dim_v) continue;
+    *reinterpret_cast<unsigned*>(row + 2 * d) =
+        pack(from.value[2 * pair], from.value[2 * pair + 1], typename Config::Element());
+  }
+}
+
+}  // namespace attncc
+#endif  // ATTNCC_KERNELS

@@ -1,0 +1,106 @@
+// Combining partial states: the splits of one launch, or the states of several. Owns the order, slots 0, 1, ... always, so
+// that the same states give the same bits. It may not know which kernel wrote the states.
+#pragma once
+#include "device/joint.cuh"
+#include "device/reduction.cuh"
+#include "device/vectors.cuh"
+
+#ifdef ATTNCC_KERNELS
+namespace attncc {
+namespace merge {
+
+constexpr int kWarps = 4;  // codegen/families/merge.py launches as many
+
+// The index of (token, head) in a state's tensors. A token is the ragged index, or b * max_qo_len + row.
+__device__ __forceinline__ i64 state_index(const Launch& launch, int qo_base, int b, int row, int h) {
+  const i64 token = launch.qo_indptr ? i64(qo_base) + row : i64(b) * launch.max_qo_len + row;
+  return token * launch.num_heads + h;
+}
+
+// A warp to a (row, head). The grid: (ceil(max_qo_len * num_heads / kWarps), 1, batch).
+template <class Config, class Variant>
+__device__ __forceinline__ void run_block(const typename Variant::Params& params) {
+  using Rule = typename ReductionOf<Variant::facts.has_weight, Config::accuracy>::Rule;
+  using Lane = Channels<Config::head_dim_v>;
+  constexpr int dim = Config::head_dim_v;
+  constexpr bool has_output = Variant::facts.output.present;
+  __shared__ float staged[has_output ? kWarps : 1][has_output ? dim : 1];
+
+  const Launch& launch = params.launch;
+  const int b = blockIdx.z, warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  const Geometry g = geometry(launch, b);
+  const i64 packed = i64(blockIdx.x) * kWarps + warp;
+  if (packed >= i64(g.qo_len) * launch.num_heads) return;  // the whole warp
+  const int row = int(packed / launch.num_heads), h = int(packed % launch.num_heads);
+  const i64 at = state_index(launch, g.qo_base, b, row, h), step = launch.split_tokens * launch.num_heads;
+
+  Lane sum;
+#pragma unroll
+  for (float& value : sum.value) value = 0.0f;
+  RowState state = Rule::identity();
+  const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
+#pragma unroll 2
+  for (int split = 0; split < splits; ++split) {
+    const i64 place = split * step + at;
+    float keep, add;
+    state = Rule::combine(state, RowState{launch.split_state[2 * place], launch.split_state[2 * place + 1]}, keep, add);
+#pragma unroll
+    for (int pair = 0; pair < Lane::pairs; ++pair) {
+      const int d = Lane::channel(lane, pair);
+      if (dim % 64 != 0 && d >= dim) continue;
+      const float* part = launch.split_out + place * dim + d;
+      sum.value[2 * pair] = sum.value[2 * pair] * keep + part[0] * add;
+      sum.value[2 * pair + 1] = sum.value[2 * pair + 1] * keep + part[1] * add;
+    }
+  }
+
+  if (launch.merged_out != nullptr) {
+#pragma unroll
+    for (int pair = 0; pair < Lane::pairs; ++pair) {
+      const int d = Lane::channel(lane, pair);
+      if (dim % 64 != 0 && d >= dim) continue;
+      launch.merged_out[at * dim + d] = sum.value[2 * pair];
+      launch.merged_out[at * dim + d + 1] = sum.value[2 * pair + 1];
+    }
+    if (lane == 0) {
+      launch.merged_state[2 * at] = state.first;
+      launch.merged_state[2 * at + 1] = state.second;
+    }
+    return;
+  }
+
+  Work work{};
+  work.b = b;
+  work.hk = h / launch.group;
+  work.row0 = row * launch.group;
+  work.nrows = launch.group;
+  work.ncols = g.kv_len;
+  work.h0 = work.hk * launch.group;
+  work.pack = launch.group;
+  const typename Variant::Item item = Variant::item(params, work);
+  const Finished end = finish<Variant, Config::accuracy>(item, Variant::row(params, item, row, h), state);
+#pragma unroll
+  for (float& value : sum.value) value *= end.scale;
+  if constexpr (has_output) {
+#pragma unroll
+    for (int pair = 0; pair < Lane::pairs; ++pair) {
+      const int d = Lane::channel(lane, pair);
+      if (dim % 64 != 0 && d >= dim) continue;
+      staged[warp][d] = sum.value[2 * pair];
+      staged[warp][d + 1] = sum.value[2 * pair + 1];
+    }
+    __syncwarp();
+    sum = output_vector<Config, Variant>(params, item, staged[warp], lane, end.total, end.lse, row, h);
+  }
+  store_vector<Config>(static_cast<char*>(launch.out) +
+                           2 * (b * launch.out_stride.batch + (g.qo_base + row) * launch.out_stride.token +
+                                h * launch.out_stride.head),
+                       lane, sum);
+  if (launch.lse != nullptr && lane == 0)
+    launch.lse[b * launch.lse_stride.batch + (g.qo_base + row) * launch.lse_stride.token + h * launch.lse_stride.head] =
+        end.lse;
+}
+
+}  // namespace merge
+}  // namespace attncc
+#endif  // ATTNCC_KERNELS
