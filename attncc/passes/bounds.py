@@ -25,6 +25,7 @@ class _Interval:
 
 
 _UNKNOWN = _Interval(None, None)
+_MAX_NODES = 500  # the ends of intervals grow with the formula; none that long is a softcap
 
 
 def _number(value: float) -> Const:
@@ -67,6 +68,8 @@ def _branch_bound(logits: Expr | None, variant: Variant) -> Expr | None:
     if logits is None:
         return None
     logits = _unmasked(logits)
+    if sum(1 for _ in walk(logits)) > _MAX_NODES:
+        return None
     known = facts(logits, variant=variant)
     found: dict[Expr, _Interval] = {}
     for node in walk(logits):

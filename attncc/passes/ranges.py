@@ -35,6 +35,8 @@ from attncc.passes.range_sets import Builder, ColumnSet, Ranges, Sets, Value
 from attncc.passes.tile_program import TileProgram
 
 _MAX_UNROLLED = 16
+_MAX_STEPS = 1000  # of solving; shared operands are solved once for each way they are reached
+_MAX_DEPTH = 60
 _MAX_CODE = 600  # a program longer than this costs more than the tiles it saves
 _STORAGE_BOUNDS = {
     Storage.U8: (0, 255),
@@ -90,6 +92,7 @@ class _Solver:
         self.unwrapped: dict[Expr, Value] = {}  # 1 where an integer operation does not leave 32 bits in the tile
         self.conditions: dict[Expr, ColumnSet] = {}
         self.axes: dict[Expr, frozenset[str]] = {}
+        self.steps = self.depth = 0
 
     # ---- conditions --------------------------------------------------------------------------------------------------
 
@@ -139,6 +142,9 @@ class _Solver:
 
     def _loop(self, node: Reduce) -> ColumnSet:
         if not isinstance(node.extent, Const) or int(node.extent.value) > _MAX_UNROLLED:
+            return self.sets.unknown
+        self.steps += int(node.extent.value) * sum(1 for _ in walk(node.body))
+        if self.steps > _MAX_STEPS:
             return self.sets.unknown
         join, result = (
             (self.sets.either, self.sets.nothing) if node.kind == "any" else (self.sets.both, self.sets.everything)
@@ -200,12 +206,15 @@ class _Solver:
             limit = self._shifted(limit, build.const(-1 if op in ("lt", "le") else 1))
         op = "le" if op == "lt" else op
         form = self.forms[node]
-        if form.opaque:
+        self.steps += 1
+        if form.opaque and self.depth < _MAX_DEPTH and self.steps < _MAX_STEPS:
             limit = replace(limit, low=build.clamped(limit.low), high=build.clamped(limit.high))
+            self.depth += 1
             found = self._undo(op, node, limit)
+            self.depth -= 1
             if found is not None:
                 return sets.where(limit.sure, found)
-            form = replace(form, opaque=False)
+        form = replace(form, opaque=False)
         return self._affine("le", form, limit) if op == "le" else self._affine("le", limit, form)
 
     def _undo(self, op: str, node: Expr, t: _Form) -> ColumnSet | None:

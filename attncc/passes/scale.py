@@ -102,18 +102,28 @@ class _Folder:
     def __init__(self, root: Expr, raw: Expr, known: dict[Expr, Facts]) -> None:
         self.facts = known
         self.reads: set[Expr] = set()
+        self.linear = {raw}  # products of the raw score and uniform values
+        self.done: dict[tuple[Expr, Factor], Expr] = {}
         self.users: Counter[Expr] = Counter()
         depth: dict[Expr, int] = {}
         for node in walk(root):
-            self.users.update(set(node.operands))
+            self.users.update(node.operands)
             depth[node] = 1 + max((depth[operand] for operand in node.operands), default=0)
             if node is raw or any(operand in self.reads for operand in node.operands):
                 self.reads.add(node)
+                if self._is_product(node) and self._is_linear(node):
+                    self.linear.add(node)
         self.raw = raw
         self.deep = depth[root] > _MAX_DEPTH
 
     def scaled(self, node: Expr, factor: Factor) -> Expr:
         """An expression equal to ``factor · node``."""
+        key = (node, factor)
+        if key not in self.done:
+            self.done[key] = self._scaled(node, factor)
+        return self.done[key]
+
+    def _scaled(self, node: Expr, factor: Factor) -> Expr:
         if node is self.raw or self.deep:
             return self.times(node, factor)
         if node not in self.reads:
@@ -159,6 +169,12 @@ class _Folder:
     def _is_product(self, node: Expr) -> bool:
         return isinstance(node, Unary | Binary) and node.op in ("neg", "mul", "div")
 
+    def _is_linear(self, node: Expr) -> bool:
+        if isinstance(node, Binary) and node.op == "mul" and self._uniform(node.left):
+            return node.right in self.linear
+        first, *others = node.operands
+        return first in self.linear and all(self._uniform(other) for other in others)
+
     def _uniform(self, node: Expr) -> bool:
         return node not in self.reads and stage(self.facts[node]) in ("item", "row")
 
@@ -181,10 +197,13 @@ class _Folder:
         stack = [node]
         while stack:
             item = stack.pop()
+            shared = item is not node and self.users[item] > 1 and item not in self.linear
             if isinstance(item, Const):
                 factor = factor * Factor(float(item.value))
-            elif self._uniform(item) and not (isinstance(item, Binary) and item.op == "mul"):
+            elif self._uniform(item) and (shared or not (isinstance(item, Binary) and item.op == "mul")):
                 factor = factor * Factor(num=(item,))
+            elif shared:
+                varying.append(("mul", item))  # computed once, used by all
             elif isinstance(item, Unary) and item.op == "neg":
                 factor = factor * Factor(-1.0)
                 stack.append(item.operand)

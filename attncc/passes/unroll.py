@@ -11,9 +11,9 @@ from functools import reduce
 
 from attncc.ir.nodes import Binary, Const, Coord, Expr, Reduce, Variant
 from attncc.ir.types import Type
-from attncc.ir.walk import rewrite, rewrite_variant, substitute
+from attncc.ir.walk import rewrite, rewrite_variant, substitute, walk
 
-MAX_TERMS = 8
+MAX_TERMS, MAX_NODES = 8, 256
 _JOIN = {"sum": "add", "any": "or", "all": "and"}
 _EMPTY: dict[str, Callable[[Type], Expr]] = {
     "sum": lambda kind: Const(0, kind),
@@ -24,7 +24,7 @@ _EMPTY: dict[str, Callable[[Type], Expr]] = {
 
 @dataclass(frozen=True)
 class Unroll:
-    """``any``, ``all`` and ``sum`` over at most MAX_TERMS terms as chains; a sum adds from index 0 upwards, as a
+    """``any``, ``all`` and ``sum`` over few and small terms as chains; a sum adds from index 0 upwards, as a
     loop."""
 
     name: str = "unroll"
@@ -42,7 +42,7 @@ def _chain(node: Expr, limit: int | None) -> Expr:
     if not isinstance(node, Reduce) or node.kind not in _JOIN or not isinstance(node.extent, Const):
         return node
     count, index = int(node.extent.value), Coord(node.axis)
-    if limit is not None and count > limit:
+    if limit is not None and (count > limit or count * sum(1 for _ in walk(node.body)) > MAX_NODES):
         return node
     terms = [substitute(node.body, {index: Const(i, Type.I32)}) for i in range(count)]
     if not terms:

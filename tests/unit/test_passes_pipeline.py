@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,26 @@ from hypothesis import given
 
 from attncc.grammar import read
 from attncc.ir import text
-from attncc.ir.nodes import Binary, Branch, Cast, Const, Coord, Emit, Expr, Param, Require, Variant
+from attncc.ir.nodes import (
+    Binary,
+    Branch,
+    Cast,
+    Const,
+    Coord,
+    Emit,
+    Expr,
+    Input,
+    Param,
+    ParamDecl,
+    Reduce,
+    Require,
+    Select,
+    Unary,
+    Variant,
+)
 from attncc.ir.types import Type
+from attncc.passes.bounds import logit_bound_expr
+from attncc.passes.dependence import dependence
 from attncc.passes.pipeline import PIPELINE, Step, run
 from attncc.passes.ranges import tile_program
 from attncc.passes.scale import fold_scale, fold_weight
@@ -144,3 +163,43 @@ def test_listed_variants_pass_through(path: Path) -> None:
                 fold_scale(branch, variant=variant) if branch.weight is None else fold_weight(branch, variant=variant)
             )
             assert (folded is None) == bool(variant.operands)
+
+
+def _repeat(start: Expr, step: Callable[[Expr], Expr], times: int) -> Expr:
+    for _ in range(times):
+        start = step(start)
+    return start
+
+
+SCORE, K, Q, W = Input("score"), Coord("k"), Coord("q"), Param("w", Type.I32)
+SHARED = {
+    "squares": Branch(logits=_repeat(SCORE, lambda x: Binary("mul", x, x), 60)),
+    "silus": Branch(logits=_repeat(SCORE, lambda x: Binary("mul", x, Unary("sigmoid", x)), 60)),
+    "sums": Branch(logits=_repeat(SCORE, lambda x: Binary("add", x, Unary("tanh", x)), 60)),
+    "scales": Branch(logits=Binary("mul", SCORE, _repeat(Cast(Type.F32, W), lambda x: Binary("mul", x, x), 60))),
+    "selections": Branch(
+        mask=Binary("lt", _repeat(K, lambda x: Select(Binary("lt", x, W), x, Unary("abs", x)), 60), Q)
+    ),
+    "limits": Branch(mask=Binary("lt", _repeat(K, lambda x: Binary("min", x, Unary("abs", x)), 60), Q)),
+    "conditions": Branch(
+        mask=_repeat(
+            Binary("lt", K, Q), lambda x: Binary("or", Unary("not", x), Binary("and", x, Binary("eq", K, W))), 30
+        )
+    ),
+    "deep": Branch(mask=Binary("lt", _repeat(K, lambda x: Unary("abs", Binary("sub", x, W)), 2000), Q)),
+    "loops": Branch(
+        mask=_repeat(
+            Binary("lt", K, Coord("i0")), lambda x: Reduce("any", Binary("and", x, x), "i0", Const(8, Type.I32)), 20
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.timeout(60)
+def test_shared_and_deep_formulas_take_no_exponential_time(name: str) -> None:
+    variant = run(Variant("v", (ParamDecl("w", Type.I32),), branches=(SHARED[name],)))
+    tile_program(variant)
+    fold_scale(variant.branch())
+    logit_bound_expr(variant)
+    dependence(variant)
