@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from attncc.codegen.emit.formula import shortest
 from attncc.codegen.emit.intervals import Interval, exact_interval, intervals
 from attncc.codegen.emit.text import Text
+from attncc.codegen.emit.vectors import Channel, ChannelSum
 from attncc.codegen.emit.views import Axes, Element, Pointer
 from attncc.diagnostics import Span
-from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Input, Load, Reduce, Select, Unary
+from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Input, Load, Reduce, Select, Unary
 from attncc.ir.types import I32_MAX, I32_MIN, Type
 from attncc.ir.walk import walk
 
@@ -70,10 +71,10 @@ def is_loop_index(node: Expr) -> bool:
 
 
 def score_dependent(roots: Iterable[Expr]) -> set[Expr]:
-    """The nodes that read the score, where a family may approximate."""
+    """The nodes that read the score or a vector, where a family may approximate."""
     found: set[Expr] = set()
     for node in walk(*roots):
-        if (isinstance(node, Input) and node.name != "sm_scale") or any(item in found for item in node.operands):
+        if isinstance(node, Input | Channel | ChannelSum) or any(item in found for item in node.operands):
             found.add(node)
     return found
 
@@ -214,6 +215,8 @@ class Emitter:
                 return constant(node)
             case Coord() if is_loop_index(node):
                 return node.axis, ATOM
+            case Extent(name="head_dim" | "head_dim_v"):
+                return f"Config::{node.name}", ATOM
             case Load():
                 return f"{self.tensor(node.tensor)}.load({', '.join(done[i][0] for i in node.indices)})", ATOM
             case Pointer() | Axes():
@@ -221,6 +224,10 @@ class Emitter:
                 numbers = ", ".join(map(str, node.axes))
                 given = [self.tensor(node.tensor), *(done[index][0] for index in node.operands)]
                 return f"attncc::{function}<{numbers}>({', '.join(given)})", ATOM
+            case Channel():
+                return f"x({done[node.index][0]})", ATOM
+            case ChannelSum():
+                return f"sums[{node.number}]", ATOM
             case Element():
                 return f"attncc::element({', '.join(done[item][0] for item in node.operands)})", ATOM
             case Cast():

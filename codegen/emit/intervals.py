@@ -1,6 +1,6 @@
 """Bounds of i32 expressions from the limits of a launch: where arithmetic cannot wrap, C++ may read as people write it.
 
-The limits are those a launch is checked against: lengths below 2²⁸, starts within ±2²⁹.
+The limits are those a launch is checked against: lengths below 2²⁸, starts within ±2²⁹, few channels.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from attncc.ir.walk import walk
 
 Interval = tuple[int, int]
 
-LENGTH, START = 2**28, 2**29
+LENGTH, START, CHANNELS = 2**28, 2**29, 2**12
 FULL: Interval = (I32_MIN, I32_MAX)
 _NONNEGATIVE: Interval = (0, I32_MAX)
 _POSITION: Interval = (-START - LENGTH, START + LENGTH)
 _EXTENTS: Mapping[str, Interval] = {
     "qo_len": (0, LENGTH),
     "kv_len": (0, LENGTH),
+    "head_dim": (1, CHANNELS),
+    "head_dim_v": (1, CHANNELS),
     "$q_start": _POSITION,  # by default k_start + kv_len - qo_len
     "$k_start": (-START, START),
 }
@@ -44,6 +46,8 @@ def exact_interval(node: Expr, known: Mapping[Expr, Interval]) -> Interval | Non
             return _POSITION
         case Coord(axis="row" | "col"):
             return 0, LENGTH - 1
+        case Coord(axis="d"):
+            return 0, CHANNELS - 1
         case Coord():
             return _NONNEGATIVE
         case Extent():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from attncc.codegen.emit.expressions import is_loop_index, loop_indices
 from attncc.codegen.emit.params import Names
+from attncc.codegen.emit.vectors import Channel, ChannelSum
 from attncc.codegen.emit.views import Axes, Element, Pointer, split
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Input, Load, Param, Reduce, Unary
 from attncc.ir.verify import axes_below
@@ -86,13 +87,14 @@ _SPECIAL = _TRANSCENDENTAL | {"sqrt", "rsqrt", "div", "floordiv", "mod"}
 _STAGING = 6  # the shared-memory read of a staged value, with its address, costs about this
 
 
-def plan(hooks: Iterable[Expr], row_values: Iterable[Expr]) -> Plan:
+def plan(hooks: Iterable[Expr], row_values: Iterable[Expr], channels: Iterable[Expr] = ()) -> Plan:
     """Splits expressions for pairs (``hooks``) and for rows (``row_values``), all over storage indices.
 
-    ``hooks`` may also read what is known at a row's end only, such as its total.
+    ``hooks`` may also read what is known at a row's end only, such as its total. ``channels`` are computed from the
+    item's values for each channel of a vector.
     """
-    hooks, row_values = tuple(hooks), tuple(row_values)
-    roots = (*hooks, *row_values)
+    hooks, row_values, channels = tuple(hooks), tuple(row_values), tuple(channels)
+    roots = (*hooks, *row_values, *channels)
     stage = stages(roots)
     indices = loop_indices(roots)
     heavy = _heavy(roots, stage)
@@ -105,6 +107,7 @@ def plan(hooks: Iterable[Expr], row_values: Iterable[Expr]) -> Plan:
     item += [node for node in row_values if stage[node] is Stage.ITEM]
     item += _frontier(row, Stage.ROW, stage, indices, heavy)
     item += _frontier(key, Stage.KEY, stage, indices, heavy)
+    item += _frontier(channels, Stage.ROW, stage, indices, heavy)
     return Plan(
         _members(dict.fromkeys(item)),
         _members(dict.fromkeys(row)),
@@ -114,24 +117,39 @@ def plan(hooks: Iterable[Expr], row_values: Iterable[Expr]) -> Plan:
 
 
 def stages(roots: Iterable[Expr]) -> dict[Expr, Stage]:
-    """The stage of every node below the roots: by the axes it varies over, and PAIR for what the algorithm provides."""
+    """The stage of every node below the roots: by the axes it varies over; PAIR for channels and for what the algorithm
+    provides."""
     found: dict[Expr, Stage] = {}
     for root in roots:
         axes = axes_below(root)
         for node in walk(root):
             if node not in found:
-                read = isinstance(node, Input) or any(found[operand] is Stage.PAIR for operand in node.operands)
-                found[node] = Stage.PAIR if read else _stage(node, axes[node])
+                below = {found[operand] for operand in node.operands}
+                if isinstance(node, Input | Channel | ChannelSum) or Stage.PAIR in below:
+                    found[node] = Stage.PAIR
+                elif _compile_time(node) and below <= {Stage.CONST}:
+                    found[node] = Stage.CONST
+                else:
+                    found[node] = _stage(node, axes[node])
     return found
 
 
+def _compile_time(node: Expr) -> bool:
+    """Whether a node is a constant of the kernel if its operands are."""
+    if isinstance(node, Extent):
+        return node.name in ("head_dim", "head_dim_v")
+    return not isinstance(node, Coord | Param | Load | Reduce | Pointer | Axes)
+
+
 def _stage(node: Expr, axes: frozenset[str]) -> Stage:
+    if "d" in axes:
+        return Stage.PAIR
     by_row = bool(axes & {"row", "h"})
     if "col" in axes:
         return Stage.PAIR if by_row else Stage.KEY
     if by_row:
         return Stage.ROW
-    return Stage.CONST if isinstance(node, Const) else Stage.ITEM
+    return Stage.ITEM
 
 
 def _heavy(roots: Iterable[Expr], stage: Mapping[Expr, Stage]) -> set[Expr]:

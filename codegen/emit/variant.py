@@ -12,29 +12,31 @@ from dataclasses import dataclass
 
 from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
 from attncc.codegen.emit.formula import formula, shortest
+from attncc.codegen.emit.hooks import LSE, SCORE, TOTAL, kernel_hooks
 from attncc.codegen.emit.params import STORAGE_CTYPE, Block, Names, layout
 from attncc.codegen.emit.ranges import range_count, write_ranges
-from attncc.codegen.emit.stages import Member, Plan, pair_cost, plan, positions, split_loads
+from attncc.codegen.emit.stages import Member, Plan, pair_cost, plan
 from attncc.codegen.emit.text import Text
+from attncc.codegen.emit.vectors import LENGTHS, VectorHook
 from attncc.codegen.emit.views import Axes, Pointer
 from attncc.diagnostics import Span
-from attncc.ir.nodes import Binary, Branch, Coord, Expr, Extent, Input, Param, Select, Variant
+from attncc.ir.nodes import Coord, Expr, Extent, Param, Variant
 from attncc.ir.types import Type, round_f32
-from attncc.ir.walk import substitute
 from attncc.passes.bounds import logit_bound
 from attncc.passes.ranges import tile_program
-from attncc.passes.scale import fold_scale, fold_sink, fold_weight
-
-SERVES = frozenset({"sm_scale", "score", "logits", "mask", "sink", "weight", "normalize"})
-SCORE, TOTAL = Input("score"), Input("total")
-SM_SCALE = Param("$sm_scale", Type.F32)  # the block's value, uniform over heads; no user's name starts with $
 
 _INLINE = "static __device__ __forceinline__"
 _OUT_OF_LINE = "static __device__ __attribute__((noinline))"
 _INLINE_LIMIT = 90  # instructions a pair; two copies for each of a thread's 64 and more pairs are inlined
 _GEOMETRY = {"$q_start": "q_start", "$k_start": "k_start", "qo_len": "qo_len", "kv_len": "kv_len"}
 _LAUNCH = ("batch", "num_heads", "num_kv_heads")
-_CONFIG = ("head_dim", "head_dim_v")
+# Vector hooks: the Variant's function, and what it takes behind the vector.
+_VECTORS = {
+    "query": ("query", "int row, int h, int d"),
+    "key": ("key_vector", "int col, int d"),
+    "value": ("value_vector", "int col, int d"),
+    "out": ("output", "float total, float lse, int row, int h, int d"),
+}
 _RANGE_INPUTS = {
     "row_lo": "row_lo",
     "rows": "row_hi - row_lo",
@@ -47,70 +49,6 @@ _RANGE_INPUTS = {
 
 
 @dataclass(frozen=True)
-class Hooks:
-    """The hooks as a kernel evaluates them: storage indices, the log2 domain, ``score`` the raw dot product.
-
-    Either ``logits`` (``plain``: it only scales) and perhaps ``sink``, or ``weight``, which is not in the log2 domain,
-    and perhaps ``normalize``.
-    """
-
-    logits: Expr | None
-    plain: bool
-    mask: Expr | None
-    sink: Expr | None
-    weight: Expr | None
-    normalize: Expr | None
-
-    @property
-    def pairs(self) -> list[Expr]:
-        """What is computed after a row's and a key's values are there."""
-        return [expr for expr in (self.logits, self.weight, self.mask, self.normalize) if expr is not None]
-
-    @property
-    def rows(self) -> list[Expr]:
-        return [self.sink] if self.sink is not None else []
-
-
-def kernel_hooks(variant: Variant) -> Hooks:
-    """What the Variant's functions compute. Raises ValueError on hooks outside SERVES; families refuse them before."""
-    if len(variant.branches) != 1 or variant.operands or variant.output is not None or variant.emits:
-        raise ValueError(f"{variant.name}: only a single branch without operands, output and emits is emitted")
-    (branch,) = variant.branches
-    if unserved := branch.hooks().keys() - SERVES:
-        raise ValueError(f"{variant.name}: no code for {', '.join(sorted(unserved))}")
-    if variant.reduction(branch).order != "any":
-        raise ValueError(f"{variant.name}: no code for after()")
-    weighted = branch.weight is not None
-    value = (fold_weight if weighted else fold_scale)(branch, _scale(branch), variant)
-    if value is None:
-        raise ValueError(f"{variant.name}: its score is no function of dot(query, key)")
-
-    def to_kernel(expr: Expr | None) -> Expr | None:
-        return None if expr is None else split_loads(positions(_rename(expr, branch)))
-
-    return Hooks(
-        logits=None if weighted else to_kernel(value),
-        plain=not weighted and branch.logits is None and branch.score is None,
-        mask=to_kernel(branch.mask),
-        sink=to_kernel(fold_sink(branch)),
-        weight=to_kernel(value) if weighted else None,
-        normalize=to_kernel(branch.normalize),
-    )
-
-
-def _scale(branch: Branch) -> Expr:
-    """sm_scale of a call: the block's, unless the variant writes the hook and the block holds NaN ("not given")."""
-    if branch.sm_scale is None:
-        return SM_SCALE
-    return Select(Binary("eq", SM_SCALE, SM_SCALE), SM_SCALE, branch.sm_scale)
-
-
-def _rename(expr: Expr, branch: Branch) -> Expr:
-    """The inputs of a named single branch as those of the unnamed one."""
-    return substitute(expr, {Input(item.name, branch.name): item for item in (SCORE, TOTAL)})
-
-
-@dataclass(frozen=True)
 class VariantSource:
     """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``."""
 
@@ -119,7 +57,7 @@ class VariantSource:
 
 
 def emit_variant(variant: Variant) -> VariantSource:
-    """The C++ of a canonical variant whose hooks are within SERVES."""
+    """The C++ of a canonical variant whose hooks are within hooks.SERVES."""
     writer = _Writer(variant)
     return VariantSource(writer.write(), writer.block)
 
@@ -130,8 +68,9 @@ class _Writer:
         self.branch = variant.branches[0]
         self.block = layout(variant)
         self.hooks = kernel_hooks(variant)
-        self.plan: Plan = plan(self.hooks.pairs, self.hooks.rows)
-        self.facts = Facts.of([*self.hooks.pairs, *self.hooks.rows], variant.spans)
+        hooks = self.hooks
+        self.plan: Plan = plan(hooks.pairs, hooks.rows, hooks.channels)
+        self.facts = Facts.of([*hooks.pairs, *hooks.rows, *hooks.channels], variant.spans)
         self.program = tile_program(variant)
         self.out = Text()
         self.uses_geometry = False
@@ -154,6 +93,8 @@ class _Writer:
                 out.add("return {};")
             self._ranges()
             hooks, branch = self.hooks, self.branch
+            for name, hook in hooks.vectors.items():
+                self._vector_functions(name, hook)
             if hooks.weight is not None:
                 self._pair_function("weight", "float", "float score, ", "const Tile&, ", hooks.weight, branch.weight)
                 self._normalize()
@@ -169,9 +110,12 @@ class _Writer:
         return out
 
     def _facts(self) -> None:
+        def vector(name: str) -> str:
+            hook = self.hooks.vectors.get(name)
+            return "{false, 0}" if hook is None else f"{{true, {len(hook.terms)}}}"
+
         hooks, true = self.hooks, {False: "false", True: "true"}
-        self.out.add("static constexpr attncc::Facts facts = {")
-        for value, name in (
+        values = [
             (true[hooks.logits is not None and not hooks.plain], "has_logits"),
             (true[hooks.mask is not None], "has_mask"),
             (true[hooks.sink is not None], "has_sink"),
@@ -180,7 +124,14 @@ class _Writer:
             (str(self.num_ranges), "num_ranges"),
             (shortest(self.logit_bound) + "f", "logit_bound"),
             (true[hooks.weight is not None], "has_weight"),
-        ):
+            ("false", "has_diagonal"),
+            ("false", "diagonal_per_head"),
+            *((vector(name), f"{'output' if name == 'out' else name} (present, sums)") for name in LENGTHS),
+        ]
+        while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
+            values.pop()
+        self.out.add("static constexpr attncc::Facts facts = {")
+        for value, name in values:
             self.out.add(f"    /* {name} */ {value},")
         self.out.add("};")
 
@@ -315,6 +266,36 @@ class _Writer:
         self.out.add()
         return list(passed)
 
+    def _vector_functions(self, name: str, hook: VectorHook) -> None:
+        """The hook for one channel, and one function for the terms of all its sums."""
+        function, arguments = _VECTORS[name]
+        hook_name = "output" if name == "out" else name
+        written = self.hooks.written[name]
+        span = self._span(written)
+        item_leaf = self._member_leaf({"item.": self.plan.item})
+        leaves: dict[Expr, str] = {Coord(axis): axis for axis in ("row", "h", "col", "d")}
+        leaves |= {TOTAL: "total", LSE: "lse"}
+        head = f"const Params& params, const Item& item, const X& x, const float* sums, {arguments}"
+
+        def value(expr: Expr) -> None:
+            emitter = self._emitter(self.out, lambda node: leaves.get(node) or item_leaf(node), "params.")
+            (text,) = emitter.values([expr])
+            self.out.add(f"return {text};", span)
+
+        self.out.add()
+        self.out.comment(f"{hook_name} = {formula(written)}")
+        self.out.add("template <class X>")
+        with self.out.block(f"{_INLINE} float {function}({head})", span=span):
+            value(hook.value)
+        if not hook.terms:
+            return
+        self.out.add("template <class X>")
+        with self.out.block(f"{_INLINE} float {function}_term(int i, {head})", span=span):
+            for number, term in enumerate(hook.terms[:-1]):
+                with self.out.block(f"if (i == {number})"):
+                    value(term)
+            value(hook.terms[-1])
+
     def _normalize(self) -> None:
         expr = self.hooks.normalize
         self.out.add()
@@ -359,7 +340,7 @@ class _Writer:
         if kind == "param":
             return f"params.{self.block.field(name).member}.get(work.b)"
         if kind == "extent":
-            return self._extent(name)
+            return f"Config::{name}" if name in ("head_dim", "head_dim_v") else self._extent(name)
         return _RANGE_INPUTS[name]
 
     def _range_load(self, tensor: str, indices: list[str]) -> str:
@@ -385,7 +366,7 @@ class _Writer:
             case Param():
                 value = f"params.{self.block.field(node.name).member}.get(work.b)"
                 return f"({value} != 0)" if node.type is Type.BOOL else value
-            case Extent():
+            case Extent() if node.name not in ("head_dim", "head_dim_v"):
                 return self._extent(node.name)
         return None
 
@@ -395,8 +376,6 @@ class _Writer:
             return f"g.{_GEOMETRY[name]}"
         if name in _LAUNCH:
             return f"params.launch.{name}"
-        if name in _CONFIG:
-            return f"Config::{name}"
         for tensor in self.variant.tensors:
             for axis, dim in enumerate(tensor.dims):
                 if dim is Extent(name):

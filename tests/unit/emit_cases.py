@@ -12,7 +12,21 @@ from attncc import grammar
 from attncc.codegen.select import features
 from attncc.ir import build
 from attncc.ir.extents import evaluate as evaluate_extent
-from attncc.ir.nodes import Branch, Coord, Expr, Extent, Input, Load, Param, ParamDecl, Reduce, Tensor, Variant
+from attncc.ir.nodes import (
+    Branch,
+    Coord,
+    Expr,
+    Extent,
+    Input,
+    Load,
+    Param,
+    ParamDecl,
+    Reduce,
+    Rotate,
+    Slice,
+    Tensor,
+    Variant,
+)
 from attncc.ir.types import Storage, Type
 from attncc.passes.canonicalize import canonicalize
 from attncc.reference.call import Block, Sizes, make_call
@@ -21,7 +35,7 @@ from attncc.reference.rounding import PRECISIONS
 from tests.unit import emitted
 
 Array = np.ndarray[Any, Any]
-SERVES = {"logits", "mask", "sink", "weight", "normalize"}
+SERVES = {"query", "key", "value", "logits", "mask", "sink", "weight", "normalize", "output"}
 
 b, h, hk, row, col, q, k, own = (Coord(axis) for axis in ("b", "h", "hk", "row", "col", "q", "k", "own"))
 score = Input("score")
@@ -54,6 +68,25 @@ def _value(text: str, kind: Type) -> float | int | bool:
 
 def window(width: Expr) -> Expr:
     return build.both(causal, op("<", op("-", q, k), width))
+
+
+def rotated_part(x: Expr, position: Expr) -> Expr:
+    """The second quarter rotated in pairs by a table, scaled by the norm of the first: slices of equal length."""
+    quarter = op("//", Extent("head_dim"), 4)
+    first = Slice(x, build.i32(0), quarter)
+    second = Slice(x, quarter, op("*", quarter, 2))
+    turned = op("*", Rotate("pairs", second), Load("angle", (position, Coord("d")), Type.F32))
+    norm = fn("sqrt", fn("dot", first, first))
+    whole = op("*", Rotate("half", x), op("+", norm, 1.0))
+    return op("+", whole, fn("dot", turned, second))
+
+
+def norms(x: Expr) -> Expr:
+    """Layer normalisation: the variance is over what the mean left."""
+    size = fn("f32", Extent("head_dim_v"))
+    mean = op("/", fn("dot", x, build.f32(1.0)), size)
+    centred = op("-", x, mean)
+    return op("*", centred, fn("rsqrt", op("+", op("/", fn("dot", centred, centred), size), 1e-3)))
 
 
 def examples() -> dict[str, Variant]:
@@ -102,6 +135,9 @@ def examples() -> dict[str, Variant]:
         make("flags", params="on:bool=true shift:u32=3", tensors=(Tensor("global_", Storage.BOOL, (KV_LEN,)),),
              mask=build.either(build.both(Param("on", Type.BOOL), Load("global_", (col,), Type.BOOL)), op("<=", op(
                  "&", build.cast(k, Type.U32), Param("shift", Type.U32)), build.cast(q, Type.U32)))),
+        make("partial_rope", tensors=(Tensor("angle", Storage.F32, (Extent("n"), Extent("head_dim"))),),
+             query=rotated_part(Input("query"), q), key=rotated_part(Input("key"), k)),
+        make("two_norms", value=norms(Input("value"))),
         make("per_request", params="scale:f32=2.0", logits=op("*", score, op("+", Param("scale", Type.F32), b))),
     ]  # fmt: skip
     return {variant.name: variant for variant in found}
@@ -227,3 +263,28 @@ def expected(case: emitted.Case, b: int, scores: Array, precision: str = "") -> 
         "mask": np.broadcast_to(mask[..., 0], scores.shape),
         "row": np.broadcast_to(row.astype(np.float64)[..., 0, 0] * factor, scores.shape[:2]),
     }
+
+
+def expected_vectors(case: emitted.Case, b: int, name: str, before: Array, state: Array) -> Array:
+    """The reference's value of a vector hook, as ``Emitted.vectors`` has it."""
+    call = case.call
+    (branch,) = call.variant.branches
+    root = call.variant.output if name == "out" else getattr(branch, name)
+    after = np.empty(before.shape)
+    share = call.sizes.group if name in ("key", "value") else 1
+    for head in range(before.shape[0]):
+        tokens, heads = range(before.shape[1]), range(head * share, head * share + 1)
+        on_columns = name in ("key", "value")
+        block = Block(b, heads, None if on_columns else tokens, tokens if on_columns else None)
+
+        def shaped(values: Array, on_columns: bool = on_columns) -> Array:
+            values = values.astype(np.float64)
+            return values[None, None] if on_columns else values[None, :, None]
+
+        inputs = {Input(name): shaped(before[head])}
+        inputs |= {Input(end): shaped(state[head, :, i : i + 1]) for i, end in enumerate(("total", "lse"))}
+        value = evaluate(root, call.scope(block, inputs=inputs))
+        after[head] = np.broadcast_to(value, np.broadcast_shapes(value.shape, inputs[Input(name)].shape)).reshape(
+            before.shape[1:]
+        )
+    return after

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from attncc.codegen.emit.hooks import kernel_hooks
 from attncc.codegen.emit.source import assemble
 from attncc.codegen.emit.variant import VariantSource, emit_variant
 from attncc.codegen.launch_block import LAUNCH_FIELDS
@@ -30,7 +31,7 @@ CONFIG = """struct Config {{
 }};"""
 _FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-Werror=narrowing")
 _HEADERS = ("device/joint.cuh", "device/math.cuh", "device/tile_program.cuh", "device/views.cuh")
-_INCLUDES = "#include <cstddef>\n" + "".join(f'#include "{header}"\n' for header in _HEADERS)
+_INCLUDES = "#include <cstddef>\n#include <cstdlib>\n" + "".join(f'#include "{header}"\n' for header in _HEADERS)
 
 # What a test calls, for the variant in namespace {ns}.
 _CALLS = """
@@ -84,6 +85,48 @@ extern "C" void {ns}_offsets(long long* out) {{
 """
 
 
+# A vector hook over [heads, tokens, channels]; `share` query heads to a head of the array, `state` two floats a token.
+_VECTOR_CALLS = """
+extern "C" void {ns}_{name}(const {ns}::Params* params, int b, int share, int heads, int tokens, int channels,
+                            const float* in, const float* state, float* out) {{
+  using V = {ns}::Variant;
+  for (int head = 0; head < heads; ++head) {{
+    const int h = head * share;
+    const int at[] = {{b, h / params->launch.group, tokens, 0}};
+    const V::Item item = V::item(*params, {ns}_work(*params, at));
+    for (int token = 0; token < tokens; ++token) {{
+      const int place = head * tokens + token;
+      const float total = state[2 * place], lse = state[2 * place + 1];
+      const auto x = [&](int d) {{
+        if (d < 0 || d >= channels) std::abort();
+        return in[place * channels + d];
+      }};
+      float sums[16] = {{}};
+      {terms}
+      for (int d = 0; d < channels; ++d) out[place * channels + d] = V::{function}(*params, item, x, sums, {arguments});
+    }}
+  }}
+}}
+"""
+_TERM = """
+      for (int d = 0; d < channels; ++d) sums[{i}] += V::{function}_term({i}, *params, item, x, sums, {arguments});"""
+_VECTORS = {
+    "query": ("query", "token, h, d"),
+    "key": ("key_vector", "token, d"),
+    "value": ("value_vector", "token, d"),
+    "out": ("output", "total, lse, token, h, d"),
+}
+
+
+def _vector_calls(namespace: str, variant: Variant) -> str:
+    parts = []
+    for name, hook in kernel_hooks(variant).vectors.items():
+        function, arguments = _VECTORS[name]
+        terms = "".join(_TERM.format(i=i, function=function, arguments=arguments) for i in range(len(hook.terms)))
+        parts.append(_VECTOR_CALLS.format(ns=namespace, name=name, function=function, arguments=arguments, terms=terms))
+    return "".join(parts)
+
+
 @dataclass(frozen=True)
 class Case:
     """A call, its captured tensors as they lie in memory (``call`` has them as values), and the call's sm_scale."""
@@ -131,6 +174,16 @@ class Emitted:
             self.library[f"{self.namespace}_sinks"](block, b, *found.shape, _pointer(found))
         return found
 
+    def vectors(self, case: Case, b: int, name: str, before: Array, state: Array) -> Array:
+        """[heads, tokens, channels] after the hook on ``name``; ``state`` is [heads, tokens, 2]: total and lse."""
+        before, state = np.ascontiguousarray(before, np.float32), np.ascontiguousarray(state, np.float32)
+        after = np.empty_like(before)
+        share = case.call.sizes.group if name in ("key", "value") else 1
+        with parameter_block(self.source, case) as block:
+            arrays = map(_pointer, (before, state, after))
+            self.library[f"{self.namespace}_{name}"](block, b, share, *before.shape, *arrays)
+        return after
+
     def ranges(self, case: Case, b: int, hk: int, row_lo: int, row_hi: int) -> list[tuple[int, int, int]]:
         """The KV ranges of a row tile: (lo, hi, partial)."""
         most = self.library[f"{self.namespace}_num_ranges"]()
@@ -155,6 +208,7 @@ def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int
         calls["row"] = "normalize(item, row, value)" if weighted else "sink(item, row)"
         offsets = "".join(f"*out++ = offsetof({namespace}::Params, {f.member});" for f in source.block.fields)
         parts += [f"namespace {namespace} {{\n{body}}}\n", _CALLS.format(ns=namespace, offsets=offsets, **calls)]
+        parts.append(_vector_calls(namespace, variant))
         sources.append(source)
     path = folder / "variants.cpp"
     path.write_text("".join(parts))

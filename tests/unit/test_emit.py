@@ -42,6 +42,27 @@ def test_values_equal_the_reference(name: str, compiled: dict[str, emitted.Emitt
             )
 
 
+TRANSFORMED = [name for name, variant in EXAMPLES.items() if emitted.kernel_hooks(canonicalize(variant)).vectors]
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_vectors_equal_the_reference(name: str, compiled: dict[str, emitted.Emitted]) -> None:
+    variant = compiled[name]
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        case = emit_cases.random_case(variant.variant, seed)
+        sizes = case.call.sizes
+        for b in range(sizes.batch):
+            for vector in emitted.kernel_hooks(variant.variant).vectors:
+                tokens = int((case.call.kv_lens if vector in ("key", "value") else case.call.qo_lens)[b])
+                heads = sizes.num_kv_heads if vector in ("key", "value") else sizes.num_heads
+                before = rng.normal(size=(heads, tokens, sizes.head_dim)).astype(np.float32)
+                state = rng.normal(size=(heads, tokens, 2)).astype(np.float32)
+                got = variant.vectors(case, b, vector, before, state)
+                want = emit_cases.expected_vectors(case, b, vector, before, state)
+                np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5, err_msg=f"{vector}, seed {seed}, {b}")
+
+
 def test_the_block_lies_as_the_host_fills_it(compiled: dict[str, emitted.Emitted]) -> None:
     for variant in compiled.values():
         block = variant.source.block

@@ -14,7 +14,7 @@ from attncc.codegen.emit.source import KernelSource, assemble, emit_kernel
 from attncc.codegen.emit.variant import emit_variant
 from attncc.codegen.families import mma_sm80
 from attncc.diagnostics import Source
-from attncc.ir.nodes import Branch, Input, Load, Param, ParamDecl, Tensor, Variant
+from attncc.ir.nodes import After, Branch, Input, Load, Param, ParamDecl, Tensor, Variant
 from attncc.ir.types import Storage, Type
 from attncc.passes.canonicalize import canonicalize
 from tests.unit import emit_cases, emitted
@@ -138,9 +138,12 @@ def test_any_name_of_a_user_is_a_member(tmp_path: Path) -> None:
 
 
 def test_hooks_without_code_are_refused() -> None:
-    rotated = Variant("rotated", branches=(Branch(query=Input("query")),))
-    with pytest.raises(ValueError, match="query"):
-        emit_variant(rotated)
+    two = Variant("two", branches=(Branch("x"), Branch("y")))
+    with pytest.raises(ValueError, match="single branch"):
+        emit_variant(two)
+    ordered = Variant("ordered", branches=(Branch(weight=After(Input("score"))),))
+    with pytest.raises(ValueError, match="after"):
+        emit_variant(ordered)
 
 
 def test_a_variant_compiles_with_every_family_header_absent() -> None:

@@ -14,7 +14,6 @@ struct Variant {
       /* has_tile */ false,
       /* num_ranges */ 2,
       /* logit_bound */ 0.0f,
-      /* has_weight */ false,
   };
 
   struct Item {

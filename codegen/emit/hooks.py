@@ -1,0 +1,99 @@
+"""A variant's hooks as a kernel evaluates them: raw scores, log2 domain, storage indices, single channels.
+
+Knows the IR and its passes, not C++.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from attncc.codegen.emit.stages import positions, split_loads
+from attncc.codegen.emit.vectors import VectorHook, vector_hook
+from attncc.ir.nodes import INPUTS, Binary, Branch, Expr, Input, Param, Select, Variant
+from attncc.ir.types import Type
+from attncc.ir.walk import substitute
+from attncc.passes.scale import fold_scale, fold_sink, fold_weight
+
+SERVES = frozenset(
+    {"sm_scale", "query", "key", "value", "score", "logits", "mask", "sink", "weight", "normalize", "output"}
+)
+SCORE, TOTAL, LSE = Input("score"), Input("total"), Input("lse")
+SM_SCALE = Param("$sm_scale", Type.F32)  # the block's value, uniform over heads; no user's name starts with $
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The hooks as a kernel evaluates them: storage indices, the log2 domain, ``score`` the raw dot product.
+
+    Either ``logits`` (``plain``: it only scales) and perhaps ``sink``, or ``weight``, which is not in the log2 domain,
+    and perhaps ``normalize``. ``vectors`` by the vector they transform (query, key, value,
+    out), and as they were ``written``.
+    """
+
+    logits: Expr | None
+    plain: bool
+    mask: Expr | None
+    sink: Expr | None
+    weight: Expr | None
+    normalize: Expr | None
+    vectors: Mapping[str, VectorHook]
+    written: Mapping[str, Expr]
+
+    @property
+    def pairs(self) -> list[Expr]:
+        """What is computed after a row's and a key's values are there."""
+        return [expr for expr in (self.logits, self.weight, self.mask, self.normalize) if expr is not None]
+
+    @property
+    def rows(self) -> list[Expr]:
+        """What is computed with a row's values."""
+        return [self.sink] if self.sink is not None else []
+
+    @property
+    def channels(self) -> list[Expr]:
+        """What is computed for single channels of vectors."""
+        return [expr for hook in self.vectors.values() for expr in (hook.value, *hook.terms)]
+
+
+def kernel_hooks(variant: Variant) -> Hooks:
+    """What the Variant's functions compute. Raises ValueError on hooks outside SERVES; families refuse them before."""
+    if len(variant.branches) != 1 or variant.operands or variant.emits:
+        raise ValueError(f"{variant.name}: only a single branch without operands and emits is emitted")
+    (branch,) = variant.branches
+    if unserved := branch.hooks().keys() - SERVES:
+        raise ValueError(f"{variant.name}: no code for {', '.join(sorted(unserved))}")
+    if variant.reduction(branch).order != "any":
+        raise ValueError(f"{variant.name}: no code for after()")
+    weighted = branch.weight is not None
+    value = (fold_weight if weighted else fold_scale)(branch, _scale(branch), variant)
+    if value is None:
+        raise ValueError(f"{variant.name}: its score is no function of dot(query, key)")
+
+    def to_kernel(expr: Expr | None) -> Expr | None:
+        return None if expr is None else split_loads(positions(_rename(expr, branch)))
+
+    vectors = {"query": branch.query, "key": branch.key, "value": branch.value, "out": variant.output}
+    written = {name: expr for name, expr in vectors.items() if expr is not None}
+    return Hooks(
+        logits=None if weighted else to_kernel(value),
+        plain=not weighted and branch.logits is None and branch.score is None,
+        mask=to_kernel(branch.mask),
+        sink=to_kernel(fold_sink(branch)),
+        weight=to_kernel(value) if weighted else None,
+        normalize=to_kernel(branch.normalize),
+        vectors={name: vector_hook(positions(_rename(expr, branch)), name) for name, expr in written.items()},
+        written=written,
+    )
+
+
+def _scale(branch: Branch) -> Expr:
+    """sm_scale of a call: the block's, unless the variant writes the hook and the block holds NaN ("not given")."""
+    if branch.sm_scale is None:
+        return SM_SCALE
+    return Select(Binary("eq", SM_SCALE, SM_SCALE), SM_SCALE, branch.sm_scale)
+
+
+def _rename(expr: Expr, branch: Branch) -> Expr:
+    """The inputs of a named single branch as those of the unnamed one."""
+    return substitute(expr, {Input(name, branch.name): Input(name) for name in INPUTS})
