@@ -30,7 +30,8 @@ __device__ __forceinline__ void load_block(unsigned target, const char* first, i
   using Layout = SharedTile<Cols>;
   constexpr int pass = Config::threads / Layout::chunks;
   if constexpr (Config::threads % Layout::chunks == 0 && pass % 8 == 0 && Rows % pass == 0) {
-    const int row = int(threadIdx.x) / Layout::chunks, chunk = int(threadIdx.x) % Layout::chunks;
+    const int thread = opaque_thread();
+    const int row = thread / Layout::chunks, chunk = thread % Layout::chunks;
     const char* address = first + row * stride + chunk * 16;
     target += Layout::offset(row, chunk);
 #pragma unroll

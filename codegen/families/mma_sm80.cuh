@@ -107,10 +107,13 @@ struct TileView {
   int col0, col_end;
 };
 
-// Turns a tile's raw scores into logits, or into weights; pairs that are masked or past col_end into -inf, or 0.
-template <bool Partial, class Variant, class Fragment, class Diagonal>
-__device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragment& fragment,
+// Turns a tile's raw scores into logits, or into weights; in a partial tile, pairs that are masked or past col_end into
+// -inf, or 0. The values are made once, then masked in place: two copies of their code would cost registers where the
+// copies meet, and compile time.
+template <class Variant, class Fragment, class Diagonal>
+__device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragment& fragment, bool partial,
                                       const TileView<Variant, Diagonal>& view) {
+  constexpr Facts facts = Variant::facts;
   constexpr int cols = Fragment::n_tiles * 8;
   const typename Variant::Item item = view.item;
   typename Variant::Row rows[Fragment::rows];
@@ -123,33 +126,33 @@ __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragme
     row_index[slot] = at.row;
     diagonal_row[slot] = at.row - view.row_lo + cols - 1 + (at.h - view.h0) * view.head_deltas;
   }
-  constexpr Facts facts = Variant::facts;
+  const auto key = [&](int i) { return facts.has_key ? view.keys[fragment.col(i)] : typename Variant::Key(); };
+  const auto diagonal = [&](int i) {
+    return facts.has_diagonal ? view.diagonals[diagonal_row[Fragment::slot(i)] - fragment.col(i)] : Diagonal();
+  };
 #pragma unroll
   for (int i = 0; i < Fragment::values; ++i) {
-    const int slot = Fragment::slot(i);
-    const int col = view.col0 + fragment.col(i);
-    const typename Variant::Key key = facts.has_key ? view.keys[fragment.col(i)] : typename Variant::Key();
-    const Diagonal diagonal = facts.has_diagonal ? view.diagonals[diagonal_row[slot] - fragment.col(i)] : Diagonal();
-    const auto& row = rows[slot];
-    const int r = row_index[slot];
-    float value;
+    const auto& row = rows[Fragment::slot(i)];
+    const int r = row_index[Fragment::slot(i)], col = view.col0 + fragment.col(i);
     if constexpr (facts.has_weight && facts.has_diagonal)
-      value = Variant::weight(s[i], item, row, view.tile, key, diagonal, r, col);
+      s[i] = Variant::weight(s[i], item, row, view.tile, key(i), diagonal(i), r, col);
     else if constexpr (facts.has_weight)
-      value = Variant::weight(s[i], item, row, view.tile, key, r, col);
+      s[i] = Variant::weight(s[i], item, row, view.tile, key(i), r, col);
     else if constexpr (facts.has_diagonal)
-      value = Variant::logits(s[i], item, row, view.tile, key, diagonal, r, col);
+      s[i] = Variant::logits(s[i], item, row, view.tile, key(i), diagonal(i), r, col);
     else
-      value = Variant::logits(s[i], item, row, view.tile, key, r, col);
-    bool keep = true;
-    if constexpr (Partial) {
-      keep = col < view.col_end;
-      if constexpr (facts.has_mask && facts.has_diagonal)
-        keep = keep & Variant::mask(item, row, key, diagonal, r, col);
-      else if constexpr (facts.has_mask)
-        keep = keep & Variant::mask(item, row, key, r, col);
-    }
-    s[i] = keep ? value : (facts.has_weight ? 0.0f : -infinity());
+      s[i] = Variant::logits(s[i], item, row, view.tile, key(i), r, col);
+  }
+  if (!partial) return;
+#pragma unroll
+  for (int i = 0; i < Fragment::values; ++i) {
+    const int col = view.col0 + fragment.col(i);
+    bool keep = col < view.col_end;
+    if constexpr (facts.has_mask && facts.has_diagonal)
+      keep = keep & Variant::mask(item, rows[Fragment::slot(i)], key(i), diagonal(i), row_index[Fragment::slot(i)], col);
+    else if constexpr (facts.has_mask)
+      keep = keep & Variant::mask(item, rows[Fragment::slot(i)], key(i), row_index[Fragment::slot(i)], col);
+    s[i] = keep ? s[i] : (facts.has_weight ? 0.0f : -infinity());
   }
 }
 
@@ -333,11 +336,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
 
   TileIterator<block_n, facts.num_ranges> tiles(ranges, work.col0, col_end);
   const auto produce = [&](int stage) {
-    TileSpan next;
-    if (tiles.next(next))
-      load_tile(next.col, stage);
-    else
-      next.col = -1;
+    TileSpan next{-1, false};
+    if (tiles.next(next)) load_tile(next.col, stage);
     if (threadIdx.x == 0) spans[stage] = next;
     commit_copies();  // an empty group too: the count of groups in flight stays fixed
   };
@@ -432,10 +432,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
                                            work.h0,
                                            tile.col,
                                            col_end};
-    if (tile.partial)
-      visit<true>(s, scores, view);
-    else
-      visit<false>(s, scores, view);
+    visit(s, scores, tile.partial, view);
 
     float factor[Scores::rows];
     reduction.update(s, factor);
