@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from attncc.diagnostics import LanguageError, Note, Span
 from attncc.grammar import tree
@@ -15,6 +14,7 @@ from attncc.grammar.scope import HOOKS, BranchName, Context, Lazy, Scope, declar
 from attncc.ir import build
 from attncc.ir.definition import Definition
 from attncc.ir.nodes import Branch, Emit, Expr, Require, Variant
+from attncc.ir.placement import place
 from attncc.ir.types import Type, Value
 from attncc.ir.verify import HOOKS as RULES
 from attncc.ir.verify import emit_axis, verify
@@ -114,7 +114,7 @@ class _Lowering:
                     value = self._value(statement.value, scope, outside, "emit")
                     emits[name.text] = Emit(name.text, emit_axis(value) or "row", value), name.span
                 case tree.Require():
-                    self._begin("require")
+                    self._begin(f"require {len(requires)}")
                     cond = self.expressions.lower(statement.cond, scope, outside)
                     text = statement.text.value if statement.text is not None else statement.cond.span.text
                     requires.append(Require(cond, text))
@@ -199,21 +199,12 @@ class _Lowering:
         return {expr: tuple(spans) for expr, spans in merged.items()}
 
     def _place(self, error: LanguageError, variant: Variant) -> None:
-        """Move an error of the verifier to the statement it is about.
-
-        Equal expressions are one node, so the node alone does not tell the `score` that is wrong in `mask` from the one
-        that is right in `logits`; a variant with that statement only does.
-        """
-        for where, alone in _parts(variant):
-            record = self.records.get(where, {})
-            try:
-                verify(replace(alone, spans={expr: tuple(spans) for expr, spans in record.items()}))
-            except LanguageError as found:
-                if (found.code, found.message) == (error.code, error.message) and found.span is not None:
-                    error.span = found.span
-                    error.notes = (*error.notes, *self._uses(record, found.span))
-                    return
-        error.with_span(self.tree.name.span)
+        """Move an error of the verifier to the statement it is about, with the calls that led there."""
+        where = place(error, variant, self.records)
+        if where is None or error.span is None:
+            error.with_span(self.tree.name.span)
+        else:
+            error.notes = (*error.notes, *self._uses(self.records[where], error.span))
 
     def _uses(self, record: dict[Expr, list[Span]], span: Span) -> list[Note]:
         """The calls that brought ``span`` here, if it lies in the body of a mask or def."""
@@ -230,35 +221,6 @@ class _Lowering:
 
 def _within(inner: Span, outer: Span) -> bool:
     return inner.source is outer.source and outer.start <= inner.start and inner.end <= outer.end
-
-
-def _parts(variant: Variant) -> list[tuple[str, Variant]]:
-    """For every statement, the variant reduced to it."""
-    names = tuple(branch.name for branch in variant.branches)
-    bare = replace(
-        variant,
-        requires=(),
-        branches=tuple(Branch(name) for name in names),
-        output=build.f32(0.0) if "" not in names else None,
-        emits=(),
-    )
-    found = [("declarations", bare)]
-    found.extend(("require", replace(bare, requires=(require,))) for require in variant.requires)
-    for branch in variant.branches:
-        prefix = f"{branch.name}." if branch.name else ""
-        for hook, expr in branch.hooks().items():
-            one = Branch(branch.name, **{hook: expr})
-            others = tuple(one if name == branch.name else Branch(name) for name in names)
-            found.append((prefix + hook, replace(bare, branches=others)))
-        for hook in ("normalize", "sink"):  # what is wrong with these may be that `weight` is there, or is not
-            if getattr(branch, hook) is not None:
-                both = Branch(branch.name, weight=branch.weight, **{hook: getattr(branch, hook)})
-                others = tuple(both if name == branch.name else Branch(name) for name in names)
-                found.append((prefix + hook, replace(bare, branches=others)))
-    if variant.output is not None:
-        found.append(("output", replace(bare, output=variant.output)))
-    found.extend((f"emit {emit.name}", replace(bare, emits=(emit,))) for emit in variant.emits)
-    return found
 
 
 def _check_hook(hook: tree.Hook) -> None:

@@ -17,10 +17,11 @@ from attncc.ir.verify import verify
 Spans = Mapping[Expr, Sequence[Span]]
 
 
-def place(error: AttnccError, variant: Variant, records: Mapping[str, Spans]) -> None:
-    """Move ``error``, which ``verify(variant)`` raised, to the span its statement gives the node.
+def place(error: AttnccError, variant: Variant, records: Mapping[str, Spans]) -> str | None:
+    """Move ``error``, which ``verify(variant)`` raised, to the span its statement gives the node; return its name.
 
-    ``records`` holds the spans of each statement under the name that ``parts`` yields for it.
+    None if no statement alone has that error. ``records`` holds the spans of each statement under the name that
+    ``parts`` yields for it.
     """
     for where, alone in parts(variant):
         spans = {expr: tuple(found) for expr, found in records.get(where, {}).items()}
@@ -29,7 +30,8 @@ def place(error: AttnccError, variant: Variant, records: Mapping[str, Spans]) ->
         except LanguageError as found:
             if (found.code, found.message) == (error.code, error.message) and found.span is not None:
                 error.span = found.span
-                return
+                return where
+    return None
 
 
 def parts(variant: Variant) -> list[tuple[str, Variant]]:
