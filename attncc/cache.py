@@ -126,33 +126,26 @@ class Cache:
 
     @contextlib.contextmanager
     def _locked(self, key: str) -> Iterator[None]:
-        """Holds the lock of ``key``, if there can be one. The kernel drops it with the process, however that ends."""
-        import fcntl  # not filelock: importing that takes 80 ms, which every cold compile would pay
+        """Holds the lock of ``key``, if there can be one. It goes with the process, however that ends."""
+        import filelock  # only where a kernel is compiled: an entry that is there takes no lock
 
-        handle = None
+        lock = None
         try:
             folder = self.root / "locks"
             folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            deadline = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        log.warning(
-                            "another process has held kernel %s for %.0f s; compiling it here", key, LOCK_SECONDS
-                        )
-                        break
-                    time.sleep(0.01)
+            lock = filelock.FileLock(folder / key, mode=0o666)
+            lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.01)
+        except filelock.Timeout:
+            log.warning("another process has held kernel %s for %.0f s; compiling it here", key, LOCK_SECONDS)
+            lock = None
         except OSError as error:
             _say_unwritable(self.root, error.strerror or str(error))
+            lock = None
         try:
             yield
         finally:
-            if handle is not None:
-                os.close(handle)
+            if lock is not None:
+                lock.release()
 
     def _sweep(self, key: str) -> None:
         """Remove what dead processes left: temporaries of this key that nobody can be writing, and day-old ones."""
