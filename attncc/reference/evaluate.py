@@ -179,7 +179,8 @@ class _Run:
             case After():
                 return self._rounded(node, self._after(get(node.operand)))
             case Reduce(kind="dot"):
-                return self._rounded(node, _dot([get(factor) for factor in _factors(node, scope.precision)]))
+                wide = [get(factor).astype(scope.precision.work) for factor in _factors(node, scope.precision)]
+                return self._rounded(node, _dot(wide))
             case Reduce(kind="sum" | "any" | "all"):
                 return self._loop(node, get)
             case Reduce():
@@ -193,9 +194,11 @@ class _Run:
         return value
 
     def _rounded(self, node: Expr, value: Array) -> Array:
-        if node.type is Type.F32 and is_data(node):
-            return self.scope.precision.round(value.astype(self.scope.precision.work, copy=False))
-        return value
+        if node.type is not Type.F32:
+            return value
+        if not is_data(node):
+            return value.astype(np.float32, copy=False)
+        return self.scope.precision.round(value.astype(self.scope.precision.work, copy=False))
 
     def _same(self, left: Array, right: Array) -> tuple[Array, Array]:
         """A score-free f32 beside a data-dependent value takes the other's type; it is exact in both."""
@@ -221,6 +224,7 @@ class _Run:
         attend = self.scope.attend
         assert attend is not None
         pairs = attend[..., None]
+        body = body.astype(self.scope.precision.work, copy=False)
         if node.kind == "rowmax":
             return np.asarray(np.where(pairs, body, -np.inf).max(axis=_COL, keepdims=True, initial=-np.inf))
         if node.kind == "expect":

@@ -63,16 +63,16 @@ class Hooks:
             block.b, block.heads, block.rows, range(first, last)
         )  # columns nobody looks at need no evaluation
         shape = attend.shape
-        score = _pairs(self._score(branch, pairs), shape)
+        score = _pairs(self._wide(self._score(branch, pairs)), shape)
         logits = score
         if branch.logits is not None:
-            logits = _pairs(self._evaluate(branch, branch.logits, pairs, score=score), shape)
+            logits = _pairs(self._wide(self._evaluate(branch, branch.logits, pairs, score=score)), shape)
         attend = attend & (logits != -np.inf)
         values = self._vector(branch, "value", block)[:, first:last]
         if branch.weight is None:
             return self._softmax(branch, pairs, attend, logits, values)
         found = self._evaluate(branch, branch.weight, pairs, attend=attend, score=score, logits=logits)
-        return self._weighted(branch, pairs, attend, logits, _pairs(found, shape), values)
+        return self._weighted(branch, pairs, attend, logits, _pairs(self._wide(found), shape), values)
 
     def _score(self, branch: Branch, block: Block) -> Array:
         call = self.call
@@ -94,7 +94,8 @@ class Hooks:
         sink = None
         if branch.sink is not None:
             rows = attend.shape[:2]
-            sink = np.broadcast_to(self._evaluate(branch, branch.sink, without_columns(block))[..., 0, 0], rows)
+            found = self._evaluate(branch, branch.sink, without_columns(block))
+            sink = np.broadcast_to(self._wide(found)[..., 0, 0], rows)
         state = lift_softmax(logits, attend, values)
         done = finish(state, sink=sink)
         out, prob = done.out, None
@@ -114,7 +115,8 @@ class Hooks:
         denominator = None
         if branch.normalize is not None:
             scope = self._scope(branch, without_columns(block), total=state.values[0][..., None, None])
-            denominator = np.broadcast_to(internal(scope, branch.normalize)[..., 0, 0], attend.shape[:2])
+            found = self._wide(internal(scope, branch.normalize))
+            denominator = np.broadcast_to(found[..., 0, 0], attend.shape[:2])
         done = finish(state, denominator=denominator)
         # a row without a pair is 0 whatever its denominator
         out = np.where(np.any(attend, axis=2, keepdims=True), done.out, 0)
@@ -140,6 +142,8 @@ class Hooks:
         named: dict[Expr, Array] = {}
         for name, value in inputs.items():
             four = value[..., None] if value.ndim == 3 else value
+            if name != "sm_scale":
+                four = self._wide(four)
             named[Input(name)] = named[Input(name, branch.name)] = four
         return self.call.scope(block, inputs=named, attend=attend)
 
@@ -147,6 +151,10 @@ class Hooks:
         self, branch: Branch, expr: Expr, block: Block, *, attend: Array | None = None, **inputs: Array
     ) -> Array:
         return evaluate(expr, self._scope(branch, block, attend=attend, **inputs))
+
+    def _wide(self, values: Array) -> Array:
+        """A hook's result in the work type: a formula without data gives f32, which the reduction must not sum in."""
+        return values.astype(self.call.precision.work, copy=False)
 
     def _work(self, values: Array) -> Array:
         """Storage as the work type of the evaluation, [heads, tokens, channels]."""
@@ -183,7 +191,7 @@ class Hooks:
         if expr is not None:
             length = self._length(expr, stored.shape[-1], {})
             value = self._evaluate(branch, expr, Block(block.b, block.heads, None, range(cols)), **{name: vectors})
-            vectors = np.broadcast_to(_channels(value, length), (len(heads), 1, cols, length))
+            vectors = np.broadcast_to(_channels(self._wide(value), length), (len(heads), 1, cols, length))
         self.vectors[branch.name, name] = vectors[:, 0]
         return vectors[:, 0]
 

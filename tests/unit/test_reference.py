@@ -249,6 +249,19 @@ def test_emits_are_zero_outside_a_request() -> None:
         np.testing.assert_allclose(got.emits["m"][b, :cols].sum(), rows * given.heads, rtol=1e-12)
 
 
+def test_the_reduction_of_score_free_logits_is_wide_too() -> None:
+    q, k, v = inputs(1, 3)
+    lse = np.log(np.exp(0.0) + 3 * np.exp(-12.0))
+    got = attention(written("variant v { logits = -12.0; normalize = softmax(sink = 0.0) }"), q, k, v)
+    assert got.lse is not None
+    np.testing.assert_allclose(got.lse, lse, rtol=1e-12)
+    weighted = attention(written("variant v { weight = 0.1; normalize = 3.0; emit w = rowmax(prob) }"), q, k, v)
+    np.testing.assert_allclose(weighted.emits["w"], float(np.float32(0.1)) / 3, rtol=1e-12)
+    long = inputs(1, 4000)
+    counted = attention(written("variant v { weight = 0.1; emit t = total }"), *long)
+    np.testing.assert_allclose(counted.emits["t"], 4000 * float(np.float32(0.1)), rtol=1e-12)
+
+
 def test_huge_logits_still_share() -> None:
     q, k, v = inputs(2, 5)
     for rest in ("", "; normalize = softmax(sink = 1e30)"):
