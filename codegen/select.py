@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from attncc.codegen.targets import target
 from attncc.diagnostics import Note, Span, UnsupportedError
-from attncc.ir.nodes import After, Variant
+from attncc.ir.nodes import After, Load, Variant
 from attncc.ir.walk import walk
+from attncc.passes.dependence import dependence, stage
 
 # In order of preference; the last one is the portable family, which serves most.
 FAMILIES = ("mma_sm80",)
@@ -138,10 +139,25 @@ def choose(variant: Variant, spec: KernelSpec) -> Choice:
         reasons = [*(f"{_describe(hook)} is not served" for hook in hooks)]
         reasons += module.refuse_shape(spec.dtype, spec.head_dim, spec.dim_v, spec.arch)
         if not reasons:
-            config = module.choose(spec.dtype, spec.head_dim, spec.dim_v, spec.arch, precise=spec.precise)
+            heavy = used.hooks | ({"gather"} if _gathers(variant) else set())
+            config = module.choose(
+                spec.dtype, spec.head_dim, spec.dim_v, spec.arch, precise=spec.precise, hooks=frozenset(heavy)
+            )
             return Choice(name, config, refused)
         refused[name] = tuple(reasons)
     raise _unsupported(variant, spec, refused)
+
+
+def _gathers(variant: Variant) -> bool:
+    """Whether a tensor is read anew for every pair: its addresses take a kernel's registers."""
+    known = dependence(variant)
+    roots = [root for branch in variant.branches for root in (branch.logits, branch.mask, branch.weight)]
+    return any(
+        isinstance(node, Load) and stage(known[node]) in ("delta", "element")
+        for root in roots
+        if root is not None
+        for node in walk(root)
+    )
 
 
 _DESCRIBED = {

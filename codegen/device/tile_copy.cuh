@@ -11,7 +11,7 @@ template <class Config, int Rows, int Cols, class Source>
 __device__ __forceinline__ void load_rows(unsigned target, Source source) {
   using Layout = SharedTile<Cols>;
   constexpr int total = Rows * Layout::chunks;
-#pragma unroll
+#pragma unroll 4
   for (int base = 0; base < total; base += Config::threads) {
     const int i = base + int(threadIdx.x);
     if (total % Config::threads != 0 && i >= total) break;

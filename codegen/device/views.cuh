@@ -22,6 +22,12 @@ __device__ __forceinline__ Axes<int(sizeof...(Axis))> axes(const TensorRef<T, Ra
   return {{int(clamp_index(tensor.extent[Axis] - 1, 0x7fffffffll))...}, {tensor.stride[Axis]...}};
 }
 
+// A tensor over tokens: of request `b`, Axis... counting from [batch, tokens, ...] on.
+template <int... Axis, class T, int Rank>
+__device__ __forceinline__ Axes<int(sizeof...(Axis))> axes(const TokenTensorRef<T, Rank>& tensor, i64 b) {
+  return axes<(Axis - 1)...>(tensor.request(b));
+}
+
 // Where the elements lie once the indices of the axes Axis... are given, each clamped; null when any axis is empty.
 template <int... Axis, class T, int Rank, class... Index>
 __device__ __forceinline__ const T* pointer(const TensorRef<T, Rank>& tensor, Index... index) {
@@ -32,6 +38,13 @@ __device__ __forceinline__ const T* pointer(const TensorRef<T, Rank>& tensor, In
   i64 offset = 0;
   ((offset += clamp_index(index, tensor.extent[Axis] - 1) * tensor.stride[Axis]), ...);
   return empty ? nullptr : tensor.data + offset;
+}
+
+// The first of the indices is the batch's.
+template <int Batch, int... Axis, class T, int Rank, class... Index>
+__device__ __forceinline__ const T* pointer(const TokenTensorRef<T, Rank>& tensor, i64 b, Index... index) {
+  static_assert(Batch == 0, "the request comes first");
+  return pointer<(Axis - 1)...>(tensor.request(b), index...);
 }
 
 // TensorRef::load, its other indices already in `base`.

@@ -170,7 +170,8 @@ struct QueryHook {
   __device__ __forceinline__ bool valid(int i) const { return i < nrows; }
   template <class X>
   __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
-    return Variant::query_term(which, params, item, x, so_far, rows[i].row, rows[i].h, d);
+    if constexpr (sums > 0) return Variant::query_term(which, params, item, x, so_far, rows[i].row, rows[i].h, d);
+    return 0.0f;
   }
   template <class X>
   __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
@@ -188,7 +189,8 @@ struct KeyHook {
   __device__ __forceinline__ bool valid(int i) const { return col0 + i < col_end; }
   template <class X>
   __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
-    return Variant::key_vector_term(which, params, item, x, so_far, col0 + i, d);
+    if constexpr (sums > 0) return Variant::key_vector_term(which, params, item, x, so_far, col0 + i, d);
+    return 0.0f;
   }
   template <class X>
   __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
@@ -206,7 +208,8 @@ struct ValueHook {
   __device__ __forceinline__ bool valid(int i) const { return col0 + i < col_end; }
   template <class X>
   __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
-    return Variant::value_vector_term(which, params, item, x, so_far, col0 + i, d);
+    if constexpr (sums > 0) return Variant::value_vector_term(which, params, item, x, so_far, col0 + i, d);
+    return 0.0f;
   }
   template <class X>
   __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
@@ -525,7 +528,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
       *reinterpret_cast<unsigned*>(target) = pack(output[i], output[i + 1], Element());
     }
     __syncwarp();
-#pragma unroll
+#pragma unroll 4
     for (int i = lane; i < Outputs::warp_rows * VTile::chunks; i += 32) {
       const int row = outputs.warp * Outputs::warp_rows + i / VTile::chunks, chunk = i % VTile::chunks;
       if (row >= source.nrows) continue;
@@ -537,9 +540,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   }
 }
 
-// The work item of block (x, hk, b), of `tiles` row tiles and `splits` parts of the columns, for a padded or a ragged
-// batch. Tiles run from the last: under a causal mask those are the longest. nrows <= 0: nothing to do, the request is
-// shorter than the longest. heads: the KV head's query heads that are packed together, from h0 on.
+// A row tile of a request, padded or ragged, against split `slot` of its columns. nrows <= 0: nothing to do, the request
+// is shorter than the longest. heads: the KV head's query heads that are packed together, from h0 on.
 template <class Config>
 __device__ __forceinline__ Work block_work(const Launch& launch, int tile, int slot, int hk, int b, int h0, int heads) {
   const Geometry g = geometry(launch, b);
@@ -560,7 +562,8 @@ __device__ __forceinline__ Work block_work(const Launch& launch, int tile, int s
   return work;
 }
 
-// The grid: (row tiles of the longest request times num_splits, KV heads, requests).
+// The grid: (row tiles of the longest request times num_splits, KV heads, requests). Row tiles run from the last: under a
+// causal mask those are the longest.
 template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
   const Launch& launch = params.launch;
@@ -568,21 +571,22 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
   const int tiles = int(gridDim.x) / splits, slot = int(blockIdx.x) / tiles;
   const int tile = tiles - 1 - (int(blockIdx.x) - slot * tiles), hk = blockIdx.y, b = blockIdx.z;
   if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
-    if (launch.group > kDiagonalHeads) {
-      const int per_head = (launch.max_qo_len + Config::block_m - 1) / Config::block_m;
+    // A group too large for the table has `group` times the row tiles of one head, which the same blocks share.
+    const bool packed = launch.group <= kDiagonalHeads;
+    const int per_head = packed ? tiles : (launch.max_qo_len + Config::block_m - 1) / Config::block_m;
+    const int count = packed ? tiles : per_head * launch.group;
 #pragma unroll 1
-      for (int i = tile; i < per_head * launch.group; i += tiles) {
-        const int head = i / per_head;
-        const Work work =
-            block_work<Config>(launch, i - head * per_head, slot, hk, b, hk * launch.group + head, 1);
-        if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
-        __syncthreads();  // the next item's copies go where this one's output is read
-      }
-      return;
+    for (int i = tile; i < count; i += tiles) {
+      const int head = i / per_head;
+      const Work work = block_work<Config>(launch, i - head * per_head, slot, hk, b, hk * launch.group + head,
+                                           packed ? launch.group : 1);
+      if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
+      __syncthreads();  // the next item's copies go where this one's output is read
     }
+  } else {
+    const Work work = block_work<Config>(launch, tile, slot, hk, b, hk * launch.group, launch.group);
+    if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
   }
-  const Work work = block_work<Config>(launch, tile, slot, hk, b, hk * launch.group, launch.group);
-  if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
 }
 
 #endif  // ATTNCC_KERNELS

@@ -29,7 +29,7 @@ SHARED_BYTES: Final[Mapping[str, int]] = {
     "sm_100": 227 * 1024,
     "sm_120": 99 * 1024,
 }
-HEAD_DIMS: Final = (64, 128)
+HEAD_DIMS: Final = tuple(range(32, 257, 16))
 DTYPES: Final = ("f16", "bf16")
 
 
@@ -111,15 +111,37 @@ class Tile:
     min_blocks: int
 
 
-# By (head_dim, whether a CTA has less than 100 KiB). With 32 rows a warp, each K and V fragment that ldmatrix brings
-# feeds two row tiles, which halves the traffic from shared memory; at head dim 128 that spills (accumulators: 128
-# registers of outputs and 64 of scores), so a warp has 16 rows there.
-_TILES: Final[Mapping[tuple[int, bool], Tile]] = {
-    (64, False): Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2),
-    (64, True): Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2),
-    (128, False): Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1),
-    (128, True): Tile(128, 32, 8, 2, q_in_registers=False, min_blocks=1),
-}
+# The largest head dims that a row serves (192, 128 is the prefill shape of MLA) and the least shared memory of a CTA in
+# KiB; the first row that fits is taken. With 32 rows a warp, each K and V fragment that ldmatrix brings feeds two row
+# tiles, which halves the traffic from shared memory. "roomy" rows are for hooks that need many registers of their own:
+# they would spill beside 128 registers of outputs. Measured on an H200, bf16, S 8192, D 128, over FLASH_ATTENTION of
+# PyTorch in the same process, dense / causal: 128x48 with 4 warps 1.00 / 1.03, 128x64 with 8 warps 0.87 / 0.87; dense:
+# 128x128 with 8 warps 0.89, 64x32 with 4 warps and Q in registers 0.78.
+_TILES: Final[tuple[tuple[int, int, int, bool, Tile], ...]] = (
+    # head_dim, head_dim_v, KiB, roomy
+    (64, 64, 99, False, Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2)),
+    (64, 64, 99, True, Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2)),
+    (128, 128, 163, False, Tile(128, 48, 4, 2, q_in_registers=False, min_blocks=2)),
+    (128, 128, 163, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
+    (128, 128, 99, True, Tile(128, 32, 8, 2, q_in_registers=False, min_blocks=1)),
+    (192, 128, 227, False, Tile(128, 48, 4, 2, q_in_registers=False, min_blocks=2)),
+    (192, 192, 163, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
+    (192, 192, 99, True, Tile(64, 32, 4, 2, q_in_registers=False, min_blocks=1)),
+    (256, 256, 227, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
+    (256, 256, 163, True, Tile(128, 32, 8, 2, q_in_registers=False, min_blocks=1)),
+    (256, 256, 99, True, Tile(64, 16, 4, 2, q_in_registers=False, min_blocks=1)),
+)
+
+# What makes a tile "roomy", by the names of Features.hooks.
+_HEAVY: Final = frozenset({"weight", "value", "output", "gather"})
+
+
+def _tile(head_dim: int, head_dim_v: int, arch: str, *, roomy: bool) -> Tile:
+    kib = SHARED_BYTES[arch] // 1024
+    for most, most_v, least_kib, for_roomy, tile in _TILES:
+        if head_dim <= most and head_dim_v <= most_v and kib >= least_kib and (for_roomy or not roomy):
+            return tile
+    raise ValueError(f"no tile for head dims {head_dim}, {head_dim_v} on {arch}")
 
 
 def refuse(features: Features) -> list[str]:
@@ -132,17 +154,24 @@ def refuse_shape(dtype: str, head_dim: int, head_dim_v: int, arch: str) -> list[
     reasons = []
     if dtype not in DTYPES:
         reasons.append(f"dtype {dtype}: only {' and '.join(DTYPES)}")
-    if head_dim not in HEAD_DIMS:
-        reasons.append(f"head_dim {head_dim}: only {' and '.join(map(str, HEAD_DIMS))}")
-    if head_dim_v != head_dim:
-        reasons.append(f"head_dim_v {head_dim_v}: only equal to head_dim {head_dim}")
+    for name, value in (("head_dim", head_dim), ("head_dim_v", head_dim_v)):
+        if value not in HEAD_DIMS:
+            reasons.append(f"{name} {value}: only multiples of 16 from {HEAD_DIMS[0]} to {HEAD_DIMS[-1]}")
     if arch not in SHARED_BYTES:
         reasons.append(f"target {arch}: only {', '.join(SHARED_BYTES)}")
     return reasons
 
 
-def choose(dtype: Dtype, head_dim: int, head_dim_v: int, arch: str, *, precise: bool = False) -> Config:
-    """The Config for a shape on an architecture. ``precise`` turns approximations off.
+def choose(
+    dtype: Dtype,
+    head_dim: int,
+    head_dim_v: int,
+    arch: str,
+    *,
+    precise: bool = False,
+    hooks: frozenset[str] = frozenset(),
+) -> Config:
+    """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks.
 
     bf16 rounds a logit by more than tanh.approx does; f16 does not, so it gets the closer forms.
     Raises ValueError when ``refuse_shape`` has reasons.
@@ -150,7 +179,8 @@ def choose(dtype: Dtype, head_dim: int, head_dim_v: int, arch: str, *, precise: 
     reasons = refuse_shape(dtype, head_dim, head_dim_v, arch)
     if reasons:
         raise ValueError("; ".join(reasons))
-    tile = _TILES[head_dim, SHARED_BYTES[arch] < 100 * 1024]
+    # ptxas takes more registers for sm_100: staged keys spill beside 128 registers of outputs.
+    tile = _tile(head_dim, head_dim_v, arch, roomy=bool(hooks & _HEAVY) or arch == "sm_100")
     accuracy: Accuracy = "exact" if precise else ("fast" if dtype == "bf16" else "close")
     return Config(
         dtype=dtype,

@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from attncc.codegen.families import mma_sm80
+from attncc.codegen.families import merge, mma_sm80
 from attncc.codegen.launch_block import LAUNCH_FIELDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +22,7 @@ DTYPES: dict[str, Any] = {"f16": np.float16, "bf16": ml_dtypes.bfloat16}
 UNITS = {"f16": 2.0**-11, "bf16": 2.0**-8}
 FORMATS = {"ptr": "<Q", "i64": "<q", "i32": "<i", "u32": "<I", "f32": "<f"}
 POISON = 1024.0
+LEAD = 2
 
 ENTRY = """
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -37,6 +38,13 @@ EXPORT long emulate(const Params* params, int tiles, int kv_heads, int batch) {
         });
       }
   return conflicts;
+}
+EXPORT void merge(const Params* params, int blocks, int batch) {
+  for (unsigned z = 0; z < unsigned(batch); ++z)
+    for (unsigned x = 0; x < unsigned(blocks); ++x) {
+      blockIdx = {x, 0, z};
+      emulator::run(32 * attncc::merge::kWarps, 0, [&] { attncc::merge::run_block<Config, Variant>(*params); });
+    }
 }
 EXPORT int shared_bytes() { return attncc::mma_sm80::SharedLayout<Config>::bytes; }
 """
@@ -60,11 +68,17 @@ def build(folder: Path, stem: str, text: str, *, generated: bool = False) -> cty
     return loaded
 
 
+def part_of(tensor: Any, indptr: Any, b: int, length: int) -> Any:
+    """Request b's tokens of [batch, tokens, ...]; ragged where there is an indptr."""
+    return tensor[b, :length] if indptr is None else tensor[0, indptr[b] : indptr[b] + length]
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """q, k, v, out [batch, tokens, heads, dim] and lse [batch, tokens, heads]; heads are outermost in memory.
 
-    Outside the requests' rows and columns q, k and v are NaN, out and lse are POISON.
+    Outside the requests' rows and columns q, k and v are NaN, out and lse are POISON. A ragged batch has one request's
+    worth of memory, in which its requests lie one after another from token LEAD on.
     """
 
     config: mma_sm80.Config
@@ -75,28 +89,41 @@ class Batch:
     v: Any
     out: Any
     lse: Any
+    qo_indptr: Any = None
+    kv_indptr: Any = None
 
     @staticmethod
     def make(
-        config: mma_sm80.Config, qo_lens: Sequence[int], kv_lens: Sequence[int], heads: int, kv_heads: int
+        config: mma_sm80.Config,
+        qo_lens: Sequence[int],
+        kv_lens: Sequence[int],
+        heads: int,
+        kv_heads: int,
+        *,
+        ragged: bool = False,
     ) -> Batch:
         random, dtype = np.random.default_rng(5), DTYPES[config.dtype]
 
         def storage(tokens: int, heads: int, dim: int, fill: float) -> Any:
             """16-byte aligned, two tokens and eight channels more than asked for, `fill` everywhere."""
-            shape = (len(qo_lens), heads, tokens + 2, dim + 8)
+            shape = (1 if ragged else len(qo_lens), heads, tokens + 2, dim + 8)
             flat = np.full(math.prod(shape) + 8, fill, dtype=dtype)
             start = -flat.ctypes.data % 16 // 2
             return flat[start : start + math.prod(shape)].reshape(shape).transpose(0, 2, 1, 3)[..., :dim]
 
-        q = storage(max(qo_lens), heads, config.head_dim, math.nan)
-        k = storage(max(kv_lens), kv_heads, config.head_dim, math.nan)
-        v = storage(max(kv_lens), kv_heads, config.head_dim_v, math.nan)
-        out = storage(max(qo_lens), heads, config.head_dim_v, POISON)
-        for tensor, lengths in ((q, qo_lens), (k, kv_lens), (v, kv_lens)):
-            for b, length in enumerate(lengths):
-                tensor[b, :length] = random.normal(size=(length, *tensor.shape[2:])).astype(dtype)
-        return Batch(config, qo_lens, kv_lens, q, k, v, out, np.full(out.shape[:3], POISON, np.float32))
+        rows, cols = (LEAD + sum(lens) if ragged else max(lens) for lens in (qo_lens, kv_lens))
+        q = storage(rows, heads, config.head_dim, math.nan)
+        k = storage(cols, kv_heads, config.head_dim, math.nan)
+        v = storage(cols, kv_heads, config.head_dim_v, math.nan)
+        out = storage(rows, heads, config.head_dim_v, POISON)
+        indptr = [np.cumsum([LEAD, *lens]).astype(np.int32) if ragged else None for lens in (qo_lens, kv_lens)]
+        lse = np.full(out.shape[:3], POISON, np.float32)
+        batch = Batch(config, qo_lens, kv_lens, q, k, v, out, lse, *indptr)
+        for b, (qo_len, kv_len) in enumerate(zip(qo_lens, kv_lens, strict=True)):
+            for tensor, length, starts in ((q, qo_len, indptr[0]), (k, kv_len, indptr[1]), (v, kv_len, indptr[1])):
+                part = part_of(tensor, starts, b, length)
+                part[:] = random.normal(size=part.shape).astype(dtype)
+        return batch
 
     def words(self) -> dict[str, int]:
         """What of the Launch block says where the tensors are."""
@@ -106,45 +133,80 @@ class Batch:
             found[name] = tensor.ctypes.data
             for axis, stride in zip(("batch", "token", "head"), tensor.strides, strict=False):
                 found[f"{name}_stride.{axis}"] = stride // tensor.itemsize
+        if self.qo_indptr is not None:
+            found |= {f"{name}_stride.batch": 0 for name in ("q", "k", "v", "out", "lse")}
+            found |= {"qo_indptr": self.qo_indptr.ctypes.data, "kv_indptr": self.kv_indptr.ctypes.data}
         return found
 
-    def run(self, library: ctypes.CDLL, params: int) -> None:
-        """Runs the grid. ``params`` is the address of a Params with everything but this batch's tensors."""
+    def run(self, library: ctypes.CDLL, params: int, *, splits: int = 0) -> None:
+        """Runs the grid. ``params`` is the address of a Params with everything but this batch's tensors.
+
+        With ``splits`` > 0 the columns are cut into so many parts, and the merge entry finishes.
+        """
         words = self.words()
+        heads, kv_heads, dim = self.q.shape[2], self.k.shape[2], self.config.head_dim_v
+        if splits:
+            tokens = self.out.shape[0] * self.out.shape[1]
+            states = np.full((splits, tokens, heads, dim), math.nan, np.float32)
+            values = np.full((splits, tokens, heads, 2), math.nan, np.float32)
+            tiles = -(-max(self.kv_lens) // self.config.block_n)
+            words |= {"split_out": states.ctypes.data, "split_state": values.ctypes.data, "split_tokens": tokens}
+            words |= {"num_splits": splits, "split_cols": -(-tiles // splits) * self.config.block_n}
         block = (ctypes.c_char * (LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size)).from_address(params)
         for field in LAUNCH_FIELDS:
             if field.name in words:
                 struct.pack_into(FORMATS[field.ctype], block, field.offset, words[field.name])
-        kv_heads = self.k.shape[2]
-        tiles = -(-max(self.qo_lens) * (self.q.shape[2] // kv_heads) // self.config.block_m)
+        tiles = -(-max(self.qo_lens) * (heads // kv_heads) // self.config.block_m) * max(splits, 1)
         conflicts = library.emulate(ctypes.c_void_p(params), tiles, kv_heads, len(self.qo_lens))
         assert conflicts == 0, "ldmatrix met bank conflicts"
+        if splits:
+            assert (self.out == POISON).all(), "a split wrote the output"
+            blocks = -(-max(self.qo_lens) * heads // merge.WARPS)
+            library.merge(ctypes.c_void_p(params), blocks, len(self.qo_lens))
+
+    def stored(self, b: int) -> tuple[Any, Any, Any]:
+        """A request's q, k, v [tokens, heads, dim] as they are stored."""
+        rows, cols = self.qo_lens[b], self.kv_lens[b]
+        return (
+            part_of(self.q, self.qo_indptr, b, rows),
+            part_of(self.k, self.kv_indptr, b, cols),
+            part_of(self.v, self.kv_indptr, b, cols),
+        )
 
     def inputs(self, b: int) -> tuple[Any, Any, Any]:
         """A request's q, k, v [heads, tokens, dim] in float64, KV heads repeated over their groups."""
-        rows, cols = self.qo_lens[b], self.kv_lens[b]
-        parts = (self.q[b, :rows], self.k[b, :cols], self.v[b, :cols])
-        q, k, v = (part.astype(np.float64).transpose(1, 0, 2) for part in parts)
+        q, k, v = (part.astype(np.float64).transpose(1, 0, 2) for part in self.stored(b))
         group = len(q) // len(k)
         return q, k.repeat(group, 0), v.repeat(group, 0)
+
+    def compare(self, b: int, expected: Any, expected_lse: Any, *, lse_error: float = 1e-4) -> None:
+        """Compares request b with float64 results [rows, heads, dim] and [rows, heads]; lse None: not for weights."""
+        rows = self.qo_lens[b]
+        got = part_of(self.out, self.qo_indptr, b, rows).astype(np.float64)
+        got_lse = part_of(self.lse, self.qo_indptr, b, rows).astype(np.float64)
+        # P and the output are rounded to the dtype once each; one wrong key among 200 is 20 times as far away.
+        error, size = np.linalg.norm(got - expected, axis=-1), np.linalg.norm(expected, axis=-1)
+        np.testing.assert_array_less(error, 2.0 * UNITS[self.config.dtype] * (size + 0.05) + 1e-12)
+        if expected_lse is not None:
+            np.testing.assert_allclose(got_lse, expected_lse, atol=lse_error, rtol=1e-6)
+            assert not got[np.isneginf(expected_lse)].any()
+        if self.qo_indptr is None:
+            untouched = [self.out[b, rows:], self.lse[b, rows:]]
+        else:
+            end = self.qo_indptr[-1]
+            untouched = [part for x in (self.out, self.lse) for part in (x[0, :LEAD], x[0, end:])]
+        assert all((part == POISON).all() for part in untouched), "wrote past the request's rows"
+        shape = (*self.out.shape[1:3], self.config.head_dim_v + 8)
+        first = self.out[b if self.qo_indptr is None else 0]
+        padded = np.lib.stride_tricks.as_strided(first, shape=shape, strides=self.out.strides[1:])
+        assert (padded[..., self.config.head_dim_v :] == POISON).all(), "wrote between rows"
 
     def check(self, b: int, logits: Any, mask: Any, sink: Any) -> None:
         """Compares request b with float64; natural logits and mask [heads, rows, cols], sink [heads, rows]."""
         _, _, v = self.inputs(b)
-        rows = self.qo_lens[b]
         weights = np.where(mask, np.exp(logits), 0.0)
         total = weights.sum(-1) + np.exp(sink)
         with np.errstate(divide="ignore"):
             expected_lse = np.log(total).T
         expected = (weights @ v / np.where(total == 0, 1, total)[..., None]).transpose(1, 0, 2)
-        got, got_lse = self.out[b, :rows].astype(np.float64), self.lse[b, :rows].astype(np.float64)
-        # P and the output are rounded to the dtype once each; one wrong key among 200 is 20 times as far away.
-        error, size = np.linalg.norm(got - expected, axis=-1), np.linalg.norm(expected, axis=-1)
-        np.testing.assert_array_less(error, 2.0 * UNITS[self.config.dtype] * (size + 0.05) + 1e-12)
-        np.testing.assert_allclose(got_lse, expected_lse, atol=1e-4, rtol=1e-6)
-        assert not got[np.isneginf(expected_lse)].any()
-        untouched = [self.out[b, rows:], self.lse[b, rows:]]
-        assert all((part == POISON).all() for part in untouched), "wrote past the request's rows"
-        shape = (*self.out.shape[1:3], self.config.head_dim_v + 8)
-        padded = np.lib.stride_tricks.as_strided(self.out[b], shape=shape, strides=self.out.strides[1:])
-        assert (padded[..., self.config.head_dim_v :] == POISON).all(), "wrote between rows"
+        self.compare(b, expected, expected_lse)

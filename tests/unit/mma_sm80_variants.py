@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from attncc.codegen.families import mma_sm80
+from attncc.codegen.launch_block import scalar_fields, tensor_fields, token_tensor_fields
 
 _PLAIN_LOGITS = """
   static __device__ __forceinline__ float logits(float score, const Item& item, const Row&, const Tile&, const Key&,
@@ -65,7 +66,7 @@ _NO_SINK = """
 
 def _variant(facts: str, *parts: str) -> str:
     return (
-        "struct Variant {\n  using Params = ::Params;\n"
+        "struct Variant {\n  using Params = ::Params;\n  struct Item;\n  struct Row;\n  struct Key;\n  struct Tile;\n"
         f"  static constexpr attncc::Facts facts = {facts};\n" + "".join(parts) + "};\n"
     )
 
@@ -78,6 +79,15 @@ FIELDS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "alibi": (("slopes", "attncc::TensorRef<float, 1>"),),
     "sink": (("sinks", "attncc::TensorRef<float, 1>"), ("window", "attncc::Scalar<int>")),
     "documents": (("doc", "attncc::TensorRef<int, 2>"),),
+    "rope": (("c", "attncc::TensorRef<float, 2>"), ("s", "attncc::TensorRef<float, 2>")),
+    "sigmoid": (("bias", "attncc::Scalar<float>"),),
+    "retention": (("gamma", "attncc::TensorRef<float, 1>"),),
+    "normed": (
+        ("w", "attncc::TensorRef<float, 1>"),
+        ("gain", "attncc::TokenTensorRef<float, 2>"),
+        ("gate", "attncc::TokenTensorRef<float, 3>"),
+    ),
+    "distance": (("table", "attncc::TensorRef<float, 1>"),),
 }
 
 _VARIANTS: Final[Mapping[str, str]] = {
@@ -225,9 +235,176 @@ _VARIANTS: Final[Mapping[str, str]] = {
   }
 """,
     ),
+    # query and key rotated by half with tables over positions, causal
+    "rope": _variant(
+        "{false, true, false, false, false, 2, 0.0f, false, false, false, {true, 0}, {true, 0}, {}, {}}",
+        """
+  struct Item {
+    int delta, q_start, k_start;
+    float scale;
+  };
+  static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
+    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    return {g.q_start - g.k_start, g.q_start, g.k_start, p.launch.sm_scale.get(work.b) * attncc::kLog2E};
+  }
+  template <class X>
+  static __device__ __forceinline__ float rotated(const Params& p, const X& x, int position, int d) {
+    constexpr int half = Config::head_dim / 2;
+    const float other = d < half ? -x(d + half) : x(d - half);
+    return fast::add(fast::mul(x(d), p.c.load(position, d)), fast::mul(other, p.s.load(position, d)));
+  }
+  template <class X>
+  static __device__ __forceinline__ float query(const Params& p, const Item& item, const X& x, const float*, int row,
+                                                int, int d) {
+    return rotated(p, x, item.q_start + row, d);
+  }
+  template <class X>
+  static __device__ __forceinline__ float key_vector(const Params& p, const Item& item, const X& x, const float*,
+                                                     int col, int d) {
+    return rotated(p, x, item.k_start + col, d);
+  }
+""",
+        _NO_ROW, _NO_KEY, _NO_TILE, _PLAIN_LOGITS, _NO_SINK, _CAUSAL_RANGES, _CAUSAL_MASK,
+    ),
+    # weight = sigmoid(logits + bias), causal
+    "sigmoid": _variant(
+        "{true, true, false, false, false, 2, 0.0f, true, false, false, {}, {}, {}, {}}",
+        _NO_ROW, _NO_KEY, _NO_TILE,
+        """
+  struct Item {
+    int delta;
+    float scale, bias;
+  };
+  static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
+    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    return {g.q_start - g.k_start, p.launch.sm_scale.get(work.b), p.bias.get(work.b)};
+  }
+  static __device__ __forceinline__ float weight(float score, const Item& item, const Row&, const Tile&, const Key&,
+                                                 int, int) {
+    return fast::sigmoid(score * item.scale + item.bias);
+  }
+  static __device__ __forceinline__ float normalize(const Item&, const Row&, float) { return 1.0f; }
+""",
+        _CAUSAL_RANGES, _CAUSAL_MASK,
+    ),
+    # weight = logits * gamma[h] ** (q - k), causal; normalize = max(|total|, 1). The decay is a diagonal's value.
+    "retention": _variant(
+        "{true, true, false, false, false, 2, 0.0f, true, true, true, {}, {}, {}, {}}",
+        _NO_ROW, _NO_KEY, _NO_TILE,
+        """
+  struct Item {
+    int delta;
+    float scale;
+  };
+  static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
+    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    return {g.q_start - g.k_start, p.launch.sm_scale.get(work.b)};
+  }
+  struct Diagonal {
+    float decay;
+  };
+  static __device__ __forceinline__ Diagonal diagonal(const Params& p, const Item& item, int h, int delta) {
+    return {exact::pow(p.gamma.load(h), exact::to_f32(delta + item.delta))};
+  }
+  static __device__ __forceinline__ float weight(float score, const Item& item, const Row&, const Tile&, const Key&,
+                                                 const Diagonal& diagonal, int, int) {
+    return score * item.scale * diagonal.decay;
+  }
+  static __device__ __forceinline__ float normalize(const Item&, const Row&, float total) {
+    return exact::max(exact::abs(total), 1.0f);
+  }
+  static __device__ __forceinline__ bool mask(const Item& item, const Row&, const Key&, const Diagonal&, int row,
+                                              int col) {
+    return row + item.delta >= col;
+  }
+""",
+        _CAUSAL_RANGES,
+    ),
+    # query, key = RMS norm times w[d]; value = value * gain[b, col]; output = out * gate[b, row, h]; causal
+    "normed": _variant(
+        "{false, true, false, false, false, 2, 0.0f, false, false, false, {true, 1}, {true, 1}, {true, 0}, {true, 0}}",
+        """
+  struct Item {
+    int b, delta;
+    float scale;
+  };
+  static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
+    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    return {work.b, g.q_start - g.k_start, p.launch.sm_scale.get(work.b) * attncc::kLog2E};
+  }
+  template <class X>
+  static __device__ __forceinline__ float query_term(int, const Params&, const Item&, const X& x, const float*, int,
+                                                     int, int d) {
+    return x(d) * x(d);
+  }
+  template <class X>
+  static __device__ __forceinline__ float query(const Params& p, const Item&, const X& x, const float* sums, int, int,
+                                                int d) {
+    return x(d) * exact::rsqrt(sums[0] / float(Config::head_dim) + 1e-5f) * p.w.load(d);
+  }
+  template <class X>
+  static __device__ __forceinline__ float key_vector_term(int, const Params&, const Item&, const X& x, const float*,
+                                                          int, int d) {
+    return x(d) * x(d);
+  }
+  template <class X>
+  static __device__ __forceinline__ float key_vector(const Params& p, const Item&, const X& x, const float* sums, int,
+                                                     int d) {
+    return x(d) * exact::rsqrt(sums[0] / float(Config::head_dim) + 1e-5f) * p.w.load(d);
+  }
+  template <class X>
+  static __device__ __forceinline__ float value_vector(const Params& p, const Item& item, const X& x, const float*,
+                                                       int col, int d) {
+    return x(d) * p.gain.load(item.b, col);
+  }
+  template <class X>
+  static __device__ __forceinline__ float output(const Params& p, const Item& item, const X& x, const float*, float,
+                                                 float, int row, int h, int d) {
+    return x(d) * p.gate.load(item.b, row, h);
+  }
+""",
+        _NO_ROW, _NO_KEY, _NO_TILE, _PLAIN_LOGITS, _NO_SINK, _CAUSAL_RANGES, _CAUSAL_MASK,
+    ),
+    # score + table[|row - col|], where row - col is odd or 0: bias and mask are values of a diagonal
+    "distance": _variant(
+        "{true, true, false, false, false, 1, 0.0f, false, true, false, {}, {}, {}, {}}",
+        _ITEM, _NO_ROW, _NO_KEY, _NO_TILE, _NO_SINK,
+        """
+  struct Diagonal {
+    float bias;
+    int keep;
+  };
+  static __device__ __forceinline__ Diagonal diagonal(const Params& p, const Item&, int, int delta) {
+    return {p.table.load(exact::abs(delta)) * attncc::kLog2E, delta == 0 || (delta & 1)};
+  }
+  static __device__ __forceinline__ float logits(float score, const Item& item, const Row&, const Tile&, const Key&,
+                                                 const Diagonal& diagonal, int, int) {
+    return score * item.scale + diagonal.bias;
+  }
+  static __device__ __forceinline__ int ranges(const Params&, const attncc::Work& work, int, int, attncc::Range* out) {
+    out[0] = {0, work.col0 + work.ncols, 1};
+    return 1;
+  }
+  static __device__ __forceinline__ bool mask(const Item&, const Row&, const Key&, const Diagonal& diagonal, int, int) {
+    return diagonal.keep != 0;
+  }
+""",
+    ),
 }  # fmt: skip
 
 NAMES: Final = tuple(_VARIANTS)
+
+
+def words(name: str) -> list[tuple[str, str]]:
+    """The words of ``Params`` after ``launch``."""
+    found: list[tuple[str, str]] = []
+    for field, ctype in FIELDS[name]:
+        if "Scalar" in ctype:
+            found += scalar_fields(field, "f32" if "float" in ctype else "i32")
+            continue
+        rank = int(ctype.rstrip(">").split(",")[1])
+        found += token_tensor_fields(field, rank) if "Token" in ctype else tensor_fields(field, rank)
+    return found
 
 
 def definitions(name: str, config: mma_sm80.Config) -> str:

@@ -3,47 +3,87 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 
-from attncc.codegen.families import mma_sm80
-from attncc.codegen.nvrtc import compile_cuda
+from attncc.codegen.families import merge, mma_sm80
+from attncc.codegen.nvrtc import Compiled, compile_cuda
 from attncc.codegen.sass import disassemble, histogram
 from tests.unit import mma_sm80_variants as variants
 
-ENTRY = mma_sm80.ENTRIES["main"]
+ENTRY, MERGE = mma_sm80.ENTRIES["main"], mma_sm80.ENTRIES["merge"]
+# What the family calls heavy, of the hand-written variants.
+HEAVY = {"sigmoid": "weight", "retention": "weight", "normed": "output", "distance": "gather"}
+
+
+def config_of(name: str, dtype: mma_sm80.Dtype, head_dim: int, head_dim_v: int, arch: str) -> mma_sm80.Config:
+    return mma_sm80.choose(dtype, head_dim, head_dim_v, arch, hooks=frozenset({HEAVY.get(name, "mask")}))
+
+
+@functools.cache
+def compiled(name: str, config: mma_sm80.Config, arch: str) -> Compiled:
+    return compile_cuda(variants.source(name, config), arch=arch)
 
 
 def check_budget(name: str, config: mma_sm80.Config, arch: str) -> None:
-    compiled = compile_cuda(variants.source(name, config), arch=arch)
-    used = compiled.resources[ENTRY]
-    print(f"{name} {config.dtype} D{config.head_dim} {arch}: {used.registers} registers, {compiled.seconds:.2f} s")
-    assert compiled.warnings == ()
-    assert (used.spill_stores, used.spill_loads, used.stack) == (0, 0, 0)
+    made = compiled(name, config, arch)
+    used = made.resources[ENTRY]
+    print(f"{name} {config.dtype} D{config.head_dim} {arch}: {used.registers} registers, {made.seconds:.2f} s")
+    assert made.warnings == ()
+    for entry in (used, made.resources[MERGE]):
+        assert (entry.spill_stores, entry.spill_loads, entry.stack) == (0, 0, 0)
     assert used.registers * config.threads * config.min_blocks <= 65536
     assert config.smem_bytes + used.static_smem <= mma_sm80.SHARED_BYTES[arch]
-    counts = histogram(disassemble(compiled.cubin), ENTRY)
+    counts = histogram(disassemble(made.cubin), ENTRY)
     assert counts["LDL"] == counts["STL"] == 0
     # One copy of the loop body: hooks on full and partial tiles differ, the matrix products do not.
     assert counts["HMMA"] == config.mma_per_tile
     assert counts["LDSM"] == config.ldmatrix_per_tile
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize("dtype", mma_sm80.DTYPES)
-@pytest.mark.parametrize("head_dim", mma_sm80.HEAD_DIMS)
-@pytest.mark.parametrize("name", ["causal", "gemma2", "alibi", "sink"])
-def test_no_spills_and_counts_as_predicted(name: str, head_dim: int, dtype: mma_sm80.Dtype, arch: str) -> None:
-    check_budget(name, mma_sm80.choose(dtype, head_dim, head_dim, arch), arch)
+def test_every_row_of_the_tile_table() -> None:
+    """Each row with a shape and a target that takes it."""
+    shapes = [(64, 64), (128, 128), (192, 128), (192, 192), (256, 256)]
+    rows = {}
+    for head_dim, head_dim_v in shapes:
+        for arch in ("sm_90a", "sm_80", "sm_86"):
+            for name in ("causal", "distance"):
+                config = config_of(name, "bf16", head_dim, head_dim_v, arch)
+                rows.setdefault(config, (name, arch))
+    taken = {(c.block_m, c.block_n, c.warps) for c in rows}
+    assert {(t.block_m, t.block_n, t.warps) for *_, t in mma_sm80._TILES} == taken
+    for config, (name, arch) in rows.items():
+        check_budget(name, config, arch)
 
 
-@pytest.mark.parametrize("arch", sorted(set(mma_sm80.SHARED_BYTES) - {"sm_80", "sm_90a"}))
+@pytest.mark.parametrize("name", [name for name in variants.NAMES if name not in ("causal", "distance")])
+def test_every_hook_at_head_dim_128(name: str) -> None:
+    check_budget(name, config_of(name, "f16", 128, 128, "sm_90a"), "sm_90a")
+
+
+@pytest.mark.parametrize("arch", sorted(set(mma_sm80.SHARED_BYTES) - {"sm_90a", "sm_86"}))
 def test_every_target(arch: str) -> None:
-    check_budget("documents", mma_sm80.choose("bf16", 128, 128, arch), arch)
+    check_budget("documents", config_of("documents", "bf16", 128, 128, arch), arch)
 
 
-def test_precise_compiles_without_spills() -> None:
+def test_odd_head_dims_and_precise() -> None:
     check_budget("gemma2", mma_sm80.choose("f16", 128, 128, "sm_90a", precise=True), "sm_90a")
+    check_budget("rope", config_of("rope", "bf16", 80, 96, "sm_90a"), "sm_90a")
+
+
+@pytest.mark.parametrize("arch", mma_sm80.SHARED_BYTES)
+def test_every_head_dim_fits(arch: str) -> None:
+    """Dynamic shared memory leaves room for what hooks stage; a thread's accumulators leave room for the rest."""
+    for hooks in (frozenset[str](), frozenset({"output"})):
+        for head_dim in mma_sm80.HEAD_DIMS:
+            for head_dim_v in mma_sm80.HEAD_DIMS:
+                config = mma_sm80.choose("bf16", head_dim, head_dim_v, arch, hooks=hooks)
+                assert config.smem_bytes + 5 * 1024 <= mma_sm80.SHARED_BYTES[arch]
+                rows = config.block_m // config.warps
+                assert rows % 16 == 0
+                assert config.block_n % 16 == 0
+                assert rows * (config.head_dim_v + config.block_n) // 32 <= 192
 
 
 def test_refuses_by_name() -> None:
@@ -52,10 +92,10 @@ def test_refuses_by_name() -> None:
         hooks: frozenset[str]
 
     assert mma_sm80.refuse(Features(frozenset({"logits", "mask", "sink"}))) == []
-    assert mma_sm80.refuse(Features(frozenset({"mask", "weight", "branch"}))) == ["branch", "weight"]
-    assert mma_sm80.refuse_shape("bf16", 128, 128, "sm_90a") == []
-    reasons = mma_sm80.refuse_shape("f32", 72, 64, "sm_75")
-    assert len(reasons) == 4
+    assert mma_sm80.refuse(Features(frozenset({"mask", "after", "branch"}))) == ["after", "branch"]
+    for head_dim, head_dim_v in ((128, 128), (80, 80), (192, 128), (32, 256)):
+        assert mma_sm80.refuse_shape("bf16", head_dim, head_dim_v, "sm_90a") == []
+    assert len(mma_sm80.refuse_shape("f32", 72, 16, "sm_75")) == 4
     with pytest.raises(ValueError, match="head_dim 72"):
         mma_sm80.choose("bf16", 72, 72, "sm_90a")
 
@@ -65,3 +105,4 @@ def test_a_lone_request_is_launched_over_its_packed_rows() -> None:
     rule = config.launch_rule()
     assert rule["grid"] == [f"ceil_div(max_qo_len * group, {config.block_m})", "num_kv_heads", "batch"]
     assert (rule["block"], rule["smem"]) == (config.threads, config.smem_bytes)
+    assert merge.launch_rule()["grid"] == ["ceil_div(max_qo_len * num_heads, 4)", "1", "batch"]
