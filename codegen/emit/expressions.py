@@ -16,7 +16,7 @@ from attncc.codegen.emit.formula import shortest
 from attncc.codegen.emit.intervals import Interval, exact_interval, intervals
 from attncc.codegen.emit.text import Text
 from attncc.codegen.emit.vectors import Channel, ChannelSum
-from attncc.codegen.emit.views import Axes, Element, Pointer
+from attncc.codegen.emit.views import Axes, Element, Fetch, Pointer, Whole
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Input, Load, Reduce, Select, Unary
 from attncc.ir.types import I32_MAX, I32_MIN, Type
@@ -150,7 +150,7 @@ class Emitter:
 
     def _declare(self, node: Expr, text: str) -> Printed:
         name = self._name()
-        ctype = "auto" if isinstance(node, Pointer | Axes) else CTYPE[node.type]
+        ctype = "auto" if isinstance(node, Pointer | Axes | Whole) else CTYPE[node.type]
         self.out.add(f"const {ctype} {name} = {text};", self._span(node))
         return name, ATOM
 
@@ -224,6 +224,11 @@ class Emitter:
                 numbers = ", ".join(map(str, node.axes))
                 given = [self.tensor(node.tensor), *(done[index][0] for index in node.operands)]
                 return f"attncc::{function}<{numbers}>({', '.join(given)})", ATOM
+            case Whole():
+                return f"&{self.tensor(node.tensor)}", UNARY
+            case Fetch():
+                indices = ", ".join(done[index][0] for index in node.indices)
+                return f"{parenthesise(done[node.whole], ATOM)}->load({indices})", ATOM
             case Channel():
                 return f"x({done[node.index][0]})", ATOM
             case ChannelSum():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from attncc.codegen.emit.views import Axes, Element, Pointer
+from attncc.codegen.emit.views import Axes, Element, Fetch, Pointer, Whole
 from attncc.ir.nodes import (
     After,
     Binary,
@@ -109,6 +109,10 @@ def _print(node: Expr, done: dict[Expr, tuple[str, int]]) -> tuple[str, int]:
             return f"{node.tensor}[{', '.join(at(known[i]) if i in known else '·' for i in range(rank))}, …]", _ATOM
         case Axes():
             return f"{node.tensor}.axes({', '.join(map(str, node.axes))})", _ATOM
+        case Whole():
+            return f"{node.tensor}[…]", _ATOM
+        case Fetch():
+            return f"{at(node.whole)}[{', '.join(at(index) for index in node.indices)}]", _ATOM
         case Element():
             return f"{at(node.pointer)}[{', '.join(at(index) for index in node.indices)}]", _ATOM
     raise TypeError(f"not a node of the IR: {node!r}")

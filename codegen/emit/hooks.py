@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attncc.codegen.emit.params import over_tokens
 from attncc.codegen.emit.stages import positions, split_loads
 from attncc.codegen.emit.vectors import VectorHook, vector_hook
 from attncc.ir.nodes import INPUTS, Binary, Branch, Expr, Input, Param, Select, Variant
@@ -70,8 +71,10 @@ def kernel_hooks(variant: Variant) -> Hooks:
     if value is None:
         raise ValueError(f"{variant.name}: its score is no function of dot(query, key)")
 
+    tokens = {tensor.name for tensor in variant.tensors if over_tokens(tensor)}
+
     def to_kernel(expr: Expr | None) -> Expr | None:
-        return None if expr is None else split_loads(positions(_rename(expr, branch)))
+        return None if expr is None else split_loads(positions(_rename(expr, branch)), tokens)
 
     vectors = {"query": branch.query, "key": branch.key, "value": branch.value, "out": variant.output}
     written = {name: expr for name, expr in vectors.items() if expr is not None}

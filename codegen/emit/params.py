@@ -12,7 +12,7 @@ from typing import Literal
 
 from attncc.codegen.emit.text import Text
 from attncc.codegen.launch_block import LAUNCH_BYTES
-from attncc.ir.nodes import Variant
+from attncc.ir.nodes import Extent, Tensor, Variant
 from attncc.ir.types import Storage, Type
 
 SCALAR_CTYPE = {Type.F32: "float", Type.I32: "int", Type.U32: "unsigned", Type.BOOL: "int"}
@@ -41,6 +41,7 @@ true try typedef typeid typename typeof union unsigned using virtual void volati
 """
 _MACROS = "NULL NAN INFINITY EOF assert errno linux unix INT_MAX INT_MIN UINT_MAX HUGE_VAL stdin stdout stderr"
 _OWN = "attncc exact fast launch Params Variant Config"
+_TOKENS = (Extent("qo_len"), Extent("kv_len"))
 _RESERVED = frozenset((_KEYWORDS + _MACROS + " " + _OWN).split())
 
 
@@ -104,6 +105,11 @@ class Block:
         out.add(f'static_assert(sizeof(Params) == {self.size}, "the host fills the block by the offsets above");')
 
 
+def over_tokens(tensor: Tensor) -> bool:
+    """Whether a tensor is [batch, qo_len or kv_len, ...], so that padded and ragged storage bind to it."""
+    return len(tensor.dims) > 1 and tensor.dims[0] is Extent("batch") and tensor.dims[1] in _TOKENS
+
+
 def layout(variant: Variant) -> Block:
     """Parameters in the order of declaration, then tensors. Every field is a multiple of 8 bytes: no padding."""
     names, fields, offset = Names(), [], LAUNCH_BYTES
@@ -112,9 +118,9 @@ def layout(variant: Variant) -> Block:
         fields.append(Field(decl.name, "param", decl.type.value, names.pick(decl.name), ctype, offset, 16, 0))
         offset += 16
     for tensor in variant.tensors:
-        rank = len(tensor.dims)
-        ctype, size = f"attncc::TensorRef<{STORAGE_CTYPE[tensor.storage]}, {rank}>", 8 + 16 * rank
-        member = names.pick(tensor.name)
+        rank, tokens = len(tensor.dims), over_tokens(tensor)
+        kind, size = ("TokenTensorRef", 16 + 16 * rank) if tokens else ("TensorRef", 8 + 16 * rank)
+        ctype, member = f"attncc::{kind}<{STORAGE_CTYPE[tensor.storage]}, {rank}>", names.pick(tensor.name)
         fields.append(Field(tensor.name, "tensor", tensor.storage.value, member, ctype, offset, size, rank))
         offset += size
     return Block(tuple(fields), offset)

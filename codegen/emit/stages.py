@@ -6,13 +6,13 @@ Owns the split of the hooks into the stages of ``struct Variant``; it knows the 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from attncc.codegen.emit.expressions import is_loop_index, loop_indices
 from attncc.codegen.emit.params import Names
 from attncc.codegen.emit.vectors import Channel, ChannelSum
-from attncc.codegen.emit.views import Axes, Element, Pointer, split
+from attncc.codegen.emit.views import Axes, Element, Fetch, Pointer, Whole, split
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Input, Load, Param, Reduce, Unary
 from attncc.ir.verify import axes_below
 from attncc.ir.walk import rewrite, walk
@@ -33,8 +33,11 @@ def positions(root: Expr) -> Expr:
     return rewrite(root, lambda node: _POSITIONS.get(node, node))
 
 
-def split_loads(root: Expr) -> Expr:
-    """``root`` with every load that differs from pair to pair split into what its row knows and the rest."""
+def split_loads(root: Expr, over_tokens: Container[str] = ()) -> Expr:
+    """``root`` with every load that differs from pair to pair split into what its row knows and the rest.
+
+    Of the tensors ``over_tokens``, where a request takes long to find, those that differ from key to key too.
+    """
     stage, indices = stages([root]), loop_indices([root])
 
     def known(index: Expr) -> bool:
@@ -44,10 +47,12 @@ def split_loads(root: Expr) -> Expr:
     for node in walk(root):
         operands = tuple(done[operand] for operand in node.operands)
         made = node if operands == node.operands else node.with_operands(operands)
-        per_pair = stage[node] is Stage.PAIR or (indices[node] and stage[node] is not Stage.KEY)
-        if isinstance(node, Load) and isinstance(made, Load) and per_pair:
-            fixed = {axis: made.indices[axis] for axis, index in enumerate(node.indices) if known(index)}
-            made = split(made, fixed)
+        if isinstance(node, Load) and isinstance(made, Load):
+            tokens = node.tensor in over_tokens
+            per_pair = stage[node] is Stage.PAIR or (indices[node] and stage[node] is not Stage.KEY)
+            if per_pair or (tokens and stage[node] is Stage.KEY):
+                fixed = {axis: made.indices[axis] for axis, index in enumerate(node.indices) if known(index)}
+                made = split(made, fixed, tokens=tokens)
         done[node] = made
     return done[root]
 
@@ -138,7 +143,7 @@ def _compile_time(node: Expr) -> bool:
     """Whether a node is a constant of the kernel if its operands are."""
     if isinstance(node, Extent):
         return node.name in ("head_dim", "head_dim_v")
-    return not isinstance(node, Coord | Param | Load | Reduce | Pointer | Axes)
+    return not isinstance(node, Coord | Param | Load | Reduce | Pointer | Axes | Whole)
 
 
 def _stage(node: Expr, axes: frozenset[str]) -> Stage:
@@ -168,7 +173,7 @@ def pair_cost(root: Expr, members: Iterable[Member]) -> int:
     ready = {member.expr for member in members}
     cost = 0
     for node in _computed([root], ready):
-        if isinstance(node, Element):
+        if isinstance(node, Element | Fetch):
             cost += 8 + 6 * len(node.indices)  # clamps, a 64-bit address, the load
         elif not isinstance(node, Const | Input):
             cost += 3 * _cost(node)
@@ -176,7 +181,7 @@ def pair_cost(root: Expr, members: Iterable[Member]) -> int:
 
 
 def _cost(node: Expr) -> int:
-    if isinstance(node, Load | Reduce):
+    if isinstance(node, Load | Element | Fetch | Reduce):
         return 100
     if isinstance(node, Unary | Binary) and node.op in _SPECIAL:
         power = isinstance(node, Binary) and isinstance(node.right, Const) and _power_of_two(node.right)
@@ -246,8 +251,10 @@ def _name(node: Expr) -> str:
         return node.axis
     if isinstance(node, Pointer | Axes):
         return f"{node.tensor}_{'axes' if isinstance(node, Axes) else 'at'}"
+    if isinstance(node, Whole):
+        return node.tensor
     below = list(walk(node))
-    tensors = [item.tensor for item in below if isinstance(item, Load)]
+    tensors = [item.tensor for item in below if isinstance(item, Load | Pointer | Whole)]
     params = [item.name for item in below if isinstance(item, Param)]
     extents = [item.name for item in below if isinstance(item, Extent)]
     found = dict.fromkeys(name.lstrip("$") for name in tensors or params or extents)

@@ -18,7 +18,7 @@ from attncc.codegen.emit.ranges import range_count, write_ranges
 from attncc.codegen.emit.stages import Member, Plan, pair_cost, plan
 from attncc.codegen.emit.text import Text
 from attncc.codegen.emit.vectors import LENGTHS, VectorHook
-from attncc.codegen.emit.views import Axes, Pointer
+from attncc.codegen.emit.views import Axes, Pointer, Whole
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Coord, Expr, Extent, Param, Variant
 from attncc.ir.types import Type, round_f32
@@ -163,6 +163,8 @@ class _Writer:
                 return f"const {STORAGE_CTYPE[self.variant.tensor(expr.tensor).storage]}*"
             case Axes():
                 return f"attncc::Axes<{len(expr.axes)}>"
+            case Whole():
+                return f"const {self.block.field(expr.tensor).ctype}*"
         return CTYPE[expr.type]
 
     # ---- what is computed ahead --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from attncc import grammar
+from attncc.codegen.emit.params import over_tokens
 from attncc.codegen.select import features
 from attncc.ir import build
 from attncc.ir.extents import evaluate as evaluate_extent
@@ -132,6 +133,9 @@ def examples() -> dict[str, Variant]:
         make("bits", tensors=(Tensor("word", Storage.U32, (KV_LEN,)),), mask=op("==", op("&", op(">>", Load(
             "word", (own,), Type.U32), build.cast(op("%", col, 32), Type.U32)), build.Const(1, Type.U32)),
             build.Const(1, Type.U32))),
+        make("across_requests", tensors=(doc, Tensor("edge", Storage.F32, (BATCH, QO_LEN, KV_LEN))),
+             mask=op("<=", Load("doc", (op("%", op("+", row, col), 3), col), Type.I32), document(row)),
+             logits=op("+", score, Load("edge", (b, row, op("+", col, 2)), Type.F32))),
         make("flags", params="on:bool=true shift:u32=3", tensors=(Tensor("global_", Storage.BOOL, (KV_LEN,)),),
              mask=build.either(build.both(Param("on", Type.BOOL), Load("global_", (col,), Type.BOOL)), op("<=", op(
                  "&", build.cast(k, Type.U32), Param("shift", Type.U32)), build.cast(q, Type.U32)))),
@@ -183,6 +187,26 @@ def random_case(variant: Variant, seed: int, sizes: Sizes = SIZES, *, starts: bo
         lengths["k_start"] = rng.integers(-5, 40, sizes.batch)
     call = make_call(variant, sizes, params=params, tensors=values, **lengths)
     return emitted.Case(call, stored, float(np.float32(rng.uniform(0.05, 0.5))))
+
+
+def ragged(case: emitted.Case) -> emitted.Case:
+    """``case`` with its tensors over tokens stored one request after another, two tokens of none before and after.
+
+    Their last token fills the padding that the reference sees, for an index past it is clamped either way.
+    """
+    call = case.call
+    stored, values, indptr = dict(case.stored), dict(call.tensors), {}
+    for tensor in call.variant.tensors:
+        if over_tokens(tensor):
+            lens = call.qo_lens if tensor.dims[1] is QO_LEN else call.kv_lens
+            padded, seen = stored[tensor.name], np.array(values[tensor.name])
+            spare = np.full_like(padded[0, :1], 1 if padded.dtype == np.bool_ else 99).repeat(2, axis=0)
+            parts = [padded[b, : lens[b]] for b in range(call.sizes.batch)]
+            for b, length in enumerate(lens):
+                seen[b, length:] = seen[b, length - 1]
+            stored[tensor.name] = strided(np.random.default_rng(0), np.concatenate([spare, *parts, spare]))
+            values[tensor.name], indptr[tensor.name] = seen, np.cumsum([2, *lens])
+    return replace(case, call=replace(call, tensors=values), stored=stored, indptr=indptr)
 
 
 def random_tensor(rng: np.random.Generator, storage: Storage, shape: tuple[int, ...]) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import field as default
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +130,15 @@ def _vector_calls(namespace: str, variant: Variant) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A call, its captured tensors as they lie in memory (``call`` has them as values), and the call's sm_scale."""
+    """A call, its captured tensors as they lie in memory (``call`` has them as values), and the call's sm_scale.
+
+    A tensor that ``indptr`` names is ragged, [tokens, ...]; ``call`` has it padded.
+    """
 
     call: Call
     stored: Mapping[str, Array]
     sm_scale: float
+    indptr: Mapping[str, Array] = default(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -262,10 +267,13 @@ def parameter_block(source: VariantSource, case: Case) -> Iterator[ctypes.c_void
             continue
         tensor = np.asarray(case.stored[entry.name])
         put(entry.offset, data(tensor), "<u8")
+        shape, strides = tensor.shape, tensor.strides
+        if entry.name in case.indptr:
+            shape, strides = (sizes.batch, *shape), (0, *strides)
+            put(entry.offset + 8 + 16 * entry.rank, data(np.ascontiguousarray(case.indptr[entry.name], "<i4")), "<u8")
         for axis in range(entry.rank):
-            put(entry.offset + 8 + 8 * axis, tensor.shape[axis], "<i8")
-            stride = tensor.strides[axis] // tensor.itemsize
-            put(entry.offset + 8 + 8 * (entry.rank + axis), stride, "<i8")
+            put(entry.offset + 8 + 8 * axis, shape[axis], "<i8")
+            put(entry.offset + 8 + 8 * (entry.rank + axis), strides[axis] // tensor.itemsize, "<i8")
     yield ctypes.c_void_p(data(block))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attncc.codegen.emit.params import over_tokens
 from attncc.ir import build
 from attncc.passes.canonicalize import canonicalize
 from tests.unit import emit_cases, emitted
@@ -40,6 +41,26 @@ def test_values_equal_the_reference(name: str, compiled: dict[str, emitted.Emitt
             np.testing.assert_allclose(
                 compiled[name].rows(case, b, emit_cases.totals_of(scores)), want["row"], rtol=1e-6
             )
+
+
+OVER_TOKENS = [name for name, variant in EXAMPLES.items() if any(over_tokens(tensor) for tensor in variant.tensors)]
+
+
+@pytest.mark.parametrize("name", OVER_TOKENS)
+def test_ragged_tensors_are_read_within_their_request(name: str, compiled: dict[str, emitted.Emitted]) -> None:
+    """The same kernel serves padded and ragged storage; an index past a request is clamped to its last token."""
+    for seed in range(4):
+        case = emit_cases.ragged(emit_cases.random_case(compiled[name].variant, seed))
+        for b in range(case.call.sizes.batch):
+            scores = scores_for(case, b, seed)
+            logits, masks = compiled[name].pairs(case, b, scores)
+            want = emit_cases.expected(case, b, scores)
+            np.testing.assert_array_equal(masks, want["mask"], err_msg=f"seed {seed}, request {b}")
+            np.testing.assert_allclose(logits, want["logits"], rtol=2e-5, atol=2e-5)
+            rows = masks.shape[1]
+            for hk in range(case.call.sizes.num_kv_heads):
+                group = masks[hk * case.call.sizes.group : (hk + 1) * case.call.sizes.group]
+                check_ranges(compiled[name].ranges(case, b, hk, 0, rows), group)
 
 
 TRANSFORMED = [name for name, variant in EXAMPLES.items() if emitted.kernel_hooks(canonicalize(variant)).vectors]
