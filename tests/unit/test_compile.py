@@ -229,7 +229,7 @@ def test_a_forced_family_names_everything_it_does_not_serve() -> None:
         (replace(SPEC, arch="sm_91"), "A0701", "unknown target `sm_91`"),
         (replace(SPEC, dtype="f32"), "A0702", "no kernel computes in f32"),
         (replace(SPEC, head_dim=72), "A0703", "head_dim 72"),
-        (replace(SPEC, head_dim_v=64), "A0703", "head_dim_v 64"),
+        (replace(SPEC, head_dim_v=72), "A0703", "head_dim_v 72"),
         (replace(SPEC, family="flash"), "A0705", "unknown kernel family `flash`"),
         (replace(SPEC, head_dim=0), "A0706", "head_dim is out of range"),
     ],

@@ -45,7 +45,7 @@ def check_budget(name: str, config: mma_sm80.Config, arch: str) -> None:
 def test_every_row_of_the_tile_table() -> None:
     """Each row with a shape and a target that takes it."""
     shapes = [(64, 64), (128, 128), (192, 128), (192, 192), (256, 256)]
-    rows = {}
+    rows: dict[mma_sm80.Config, tuple[str, str]] = {}
     for head_dim, head_dim_v in shapes:
         for arch in ("sm_90a", "sm_80", "sm_86"):
             for name in ("causal", "distance"):

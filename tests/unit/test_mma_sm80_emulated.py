@@ -21,7 +21,7 @@ from attncc.codegen.emit.source import assemble
 from attncc.codegen.emit.variant import emit_variant
 from attncc.codegen.families import mma_sm80
 from attncc.codegen.launch_block import LAUNCH_FIELDS, place
-from attncc.reference import Sizes
+from attncc.reference import Sizes, attention
 from tests.unit import emit_cases, emitted, emulated
 from tests.unit import mma_sm80_reference as reference
 from tests.unit import mma_sm80_variants as variants
@@ -172,18 +172,47 @@ SIZES = Sizes(batch=3, num_heads=4, num_kv_heads=2, head_dim=64, head_dim_v=64, 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_generated_variants_agree_with_the_reference(tmp_path: Path, name: str) -> None:
-    """From the IR through the emitter and the kernel to numbers: random lengths, starts, parameters and tensors."""
+    """From the IR through the emitter and the kernel to numbers: random lengths, starts, parameters and tensors, padded
+    and ragged, whole and in splits."""
     variant, config = EXAMPLES[name], dataclasses.replace(SMALL, accuracy="exact")
     source = emit_variant(variant)
     text = assemble(variant, source, mma_sm80.HEADER, mma_sm80.render_config(config), "").plain
     library = emulated.build(tmp_path, name, text, generated=True)
-    case = emit_cases.random_case(variant, 1, SIZES)
-    qo_lens, kv_lens = case.call.qo_lens.tolist(), case.call.kv_lens.tolist()
-    batch = emulated.Batch.make(config, qo_lens, kv_lens, SIZES.num_heads, SIZES.num_kv_heads)
-    with emitted.parameter_block(source, case) as block:
-        assert block.value is not None
-        batch.run(library, block.value)
-    for b in range(SIZES.batch):
-        q, k, _ = batch.inputs(b)
-        expected = emit_cases.expected(case, b, (q @ k.transpose(0, 2, 1)).astype(np.float32))
-        batch.check(b, expected["logits"] * np.log(2), expected["mask"], expected["sink"] * np.log(2))
+    padded = emit_cases.random_case(variant, 1, SIZES)
+    for case, splits in ((padded, 0), (emit_cases.ragged(padded), 3)):
+        call = case.call
+        lens = (call.qo_lens.tolist(), call.kv_lens.tolist())
+        batch = emulated.Batch.make(config, *lens, SIZES.num_heads, SIZES.num_kv_heads, ragged=splits > 0)
+        with emitted.parameter_block(source, case) as block:
+            assert block.value is not None
+            batch.run(library, block.value, splits=splits)
+        inputs = [np.zeros((3, tokens, heads, 64)) for tokens, heads in ((70, 4), (140, 2), (140, 2))]
+        for b in range(SIZES.batch):
+            for array, part in zip(inputs, batch.stored(b), strict=True):
+                array[b, : len(part)] = part.astype(np.float64)
+        expected, eager = (
+            attention(
+                variant,
+                *inputs,
+                params=call.params,
+                tensors=call.tensors,
+                sm_scale=None if np.isnan(case.sm_scale) else case.sm_scale,
+                q_start=call.q_starts,
+                k_start=call.k_starts,
+                qo_lens=call.qo_lens,
+                kv_lens=call.kv_lens,
+                dtype=dtype,
+            )
+            for dtype in (None, config.dtype)
+        )
+        # A transformed vector is rounded once more: then large logits move, eagerly too.
+        branch = variant.branches[0]
+        moved = any((branch.query, branch.key, branch.value))
+        for b, rows in enumerate(lens[0]):
+            slack = 2.0 * np.linalg.norm(eager.out[b] - expected.out[b], axis=-1).max() if moved else 0.0
+            lse, lse_error = None, 1e-4
+            if expected.lse is not None and eager.lse is not None:
+                lse = expected.lse[b, :rows]
+                seen = np.isfinite(lse)
+                lse_error += np.abs(eager.lse[b, :rows][seen] - lse[seen]).max(initial=0.0) if moved else 0.0
+            batch.compare(b, expected.out[b, :rows], lse, lse_error=lse_error, slack=slack)
