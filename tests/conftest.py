@@ -12,6 +12,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Before numpy loads: several workers share the cores, and OpenBLAS threads that spin take them from each other.
+for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # derandomize: the same examples in every run, so a red test is red again; no deadline: two busy cores are slow.
