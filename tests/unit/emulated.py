@@ -138,10 +138,11 @@ class Batch:
             found |= {"qo_indptr": self.qo_indptr.ctypes.data, "kv_indptr": self.kv_indptr.ctypes.data}
         return found
 
-    def run(self, library: ctypes.CDLL, params: int, *, splits: int = 0) -> None:
+    def run(self, library: ctypes.CDLL, params: int, *, splits: int = 0, through_state: bool = False) -> None:
         """Runs the grid. ``params`` is the address of a Params with everything but this batch's tensors.
 
-        With ``splits`` > 0 the columns are cut into so many parts, and the merge entry finishes.
+        With ``splits`` > 0 the columns are cut into so many parts, and the merge entry finishes; ``through_state``: by
+        way of one state for all columns.
         """
         words = self.words()
         heads, kv_heads, dim = self.q.shape[2], self.k.shape[2], self.config.head_dim_v
@@ -153,15 +154,27 @@ class Batch:
             words |= {"split_out": states.ctypes.data, "split_state": values.ctypes.data, "split_tokens": tokens}
             words |= {"num_splits": splits, "split_cols": -(-tiles // splits) * self.config.block_n}
         block = (ctypes.c_char * (LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size)).from_address(params)
-        for field in LAUNCH_FIELDS:
-            if field.name in words:
-                struct.pack_into(FORMATS[field.ctype], block, field.offset, words[field.name])
+
+        def put(words: dict[str, int]) -> None:
+            for field in LAUNCH_FIELDS:
+                if field.name in words:
+                    struct.pack_into(FORMATS[field.ctype], block, field.offset, words[field.name])
+
+        put(words)
         tiles = -(-max(self.qo_lens) * (heads // kv_heads) // self.config.block_m) * max(splits, 1)
         conflicts = library.emulate(ctypes.c_void_p(params), tiles, kv_heads, len(self.qo_lens))
         assert conflicts == 0, "ldmatrix met bank conflicts"
         if splits:
             assert (self.out == POISON).all(), "a split wrote the output"
             blocks = -(-max(self.qo_lens) * heads // merge.WARPS)
+            if through_state:
+                whole = np.full((tokens, heads, dim), math.nan, np.float32)
+                state = np.full((tokens, heads, 2), math.nan, np.float32)
+                put({"merged_out": whole.ctypes.data, "merged_state": state.ctypes.data})
+                library.merge(ctypes.c_void_p(params), blocks, len(self.qo_lens))
+                assert (self.out == POISON).all(), "a state is no output"
+                put({"merged_out": 0, "merged_state": 0, "num_splits": 1})
+                put({"split_out": whole.ctypes.data, "split_state": state.ctypes.data})
             library.merge(ctypes.c_void_p(params), blocks, len(self.qo_lens))
 
     def stored(self, b: int) -> tuple[Any, Any, Any]:

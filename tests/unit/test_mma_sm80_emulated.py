@@ -70,7 +70,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return compile_
 
 
-def check(library: ctypes.CDLL, name: str, config: mma_sm80.Config, case: Case) -> None:
+def check(library: ctypes.CDLL, name: str, config: mma_sm80.Config, case: Case, *, through_state: bool = False) -> None:
     ragged, sizes = case.ragged, (len(case.qo_lens), max(case.qo_lens), max(case.kv_lens))
     batch = emulated.Batch.make(config, case.qo_lens, case.kv_lens, case.heads, case.kv_heads, ragged=ragged)
     values = reference.make_values(name, case.heads, *sizes, config.head_dim)
@@ -105,7 +105,7 @@ def check(library: ctypes.CDLL, name: str, config: mma_sm80.Config, case: Case) 
     words |= {"group": case.heads // case.kv_heads, "num_kv_heads": case.kv_heads, "k_start": case.k_start}
     words |= {"max_qo_len": max(case.qo_lens), "max_kv_len": max(case.kv_lens)}
     block = parameter_block(name, words)
-    batch.run(library, ctypes.addressof(block), splits=case.splits)
+    batch.run(library, ctypes.addressof(block), splits=case.splits, through_state=through_state)
 
     for b, (rows, cols) in enumerate(zip(case.qo_lens, case.kv_lens, strict=True)):
         q_start = case.q_starts[b] if case.q_starts else case.k_start + cols - rows
@@ -216,3 +216,10 @@ def test_generated_variants_agree_with_the_reference(tmp_path: Path, name: str) 
                 seen = np.isfinite(lse)
                 lse_error += np.abs(eager.lse[b, :rows][seen] - lse[seen]).max(initial=0.0) if moved else 0.0
             batch.compare(b, expected.out[b, :rows], lse, lse_error=lse_error, slack=slack)
+
+
+def test_merged_states_merge_again(build: Any) -> None:
+    """`merge` may leave a state, without the sink, which a later merge takes as one of its parts."""
+    case = Case((19, 5), (170, 41), heads=3, ragged=True, splits=4)
+    library, name = build("sink", SMALL), "sink"
+    check(library, name, SMALL, case, through_state=True)
