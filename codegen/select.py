@@ -13,6 +13,7 @@ from attncc.diagnostics import Note, Span, UnsupportedError
 from attncc.ir.nodes import After, Load, Variant
 from attncc.ir.walk import walk
 from attncc.passes.dependence import dependence, stage
+from attncc.passes.diagonals import on_diagonal
 
 # In order of preference; the last one is the portable family, which serves most.
 FAMILIES = ("mma_sm80",)
@@ -149,11 +150,11 @@ def choose(variant: Variant, spec: KernelSpec) -> Choice:
 
 
 def _gathers(variant: Variant) -> bool:
-    """Whether a tensor is read anew for every pair: its addresses take a kernel's registers."""
+    """Whether a tensor is read anew for every pair, not by diagonal: its addresses take a kernel's registers."""
     known = dependence(variant)
     roots = [root for branch in variant.branches for root in (branch.logits, branch.mask, branch.weight)]
     return any(
-        isinstance(node, Load) and stage(known[node]) in ("delta", "element")
+        isinstance(node, Load) and stage(known[node]) == "element" and not on_diagonal(known[node])
         for root in roots
         if root is not None
         for node in walk(root)

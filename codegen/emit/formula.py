@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from attncc.codegen.emit.diagonals import OnDiagonal
 from attncc.codegen.emit.views import Axes, Element, Fetch, Pointer, Whole
 from attncc.ir.nodes import (
     After,
@@ -109,6 +110,8 @@ def _print(node: Expr, done: dict[Expr, tuple[str, int]]) -> tuple[str, int]:
             return f"{node.tensor}[{', '.join(at(known[i]) if i in known else '·' for i in range(rank))}, …]", _ATOM
         case Axes():
             return f"{node.tensor}.axes({', '.join(map(str, node.axes))})", _ATOM
+        case OnDiagonal():
+            return done[node.value]
         case Whole():
             return f"{node.tensor}[…]", _ATOM
         case Fetch():

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attncc.codegen.emit.diagonals import by_diagonal
 from attncc.codegen.emit.params import over_tokens
-from attncc.codegen.emit.stages import positions, split_loads
+from attncc.codegen.emit.positions import positions
+from attncc.codegen.emit.stages import split_loads
 from attncc.codegen.emit.vectors import VectorHook, vector_hook
 from attncc.ir.nodes import INPUTS, Binary, Branch, Expr, Input, Param, Select, Variant
 from attncc.ir.types import Type
@@ -73,15 +75,19 @@ def kernel_hooks(variant: Variant) -> Hooks:
 
     tokens = {tensor.name for tensor in variant.tensors if over_tokens(tensor)}
 
+    mask = None if branch.mask is None else _rename(branch.mask, branch)
+    value = _rename(value, branch)
+    staged = by_diagonal([value] if mask is None else [value, mask], variant)
+
     def to_kernel(expr: Expr | None) -> Expr | None:
-        return None if expr is None else split_loads(positions(_rename(expr, branch)), tokens)
+        return None if expr is None else split_loads(positions(substitute(_rename(expr, branch), staged)), tokens)
 
     vectors = {"query": branch.query, "key": branch.key, "value": branch.value, "out": variant.output}
     written = {name: expr for name, expr in vectors.items() if expr is not None}
     return Hooks(
         logits=None if weighted else to_kernel(value),
         plain=not weighted and branch.logits is None and branch.score is None,
-        mask=to_kernel(branch.mask),
+        mask=to_kernel(mask),
         sink=to_kernel(fold_sink(branch)),
         weight=to_kernel(value) if weighted else None,
         normalize=to_kernel(branch.normalize),

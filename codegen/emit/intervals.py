@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from attncc.codegen.emit.diagonals import OnDiagonal
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Load, Reduce, Select, Unary
 from attncc.ir.types import I32_MAX, I32_MIN, Type
 from attncc.ir.walk import walk
@@ -48,6 +49,10 @@ def exact_interval(node: Expr, known: Mapping[Expr, Interval]) -> Interval | Non
             return 0, LENGTH - 1
         case Coord(axis="d"):
             return 0, CHANNELS - 1
+        case Coord(axis="delta"):
+            return 1 - LENGTH, LENGTH - 1
+        case OnDiagonal():
+            return known[node.value]
         case Coord():
             return _NONNEGATIVE
         case Extent():

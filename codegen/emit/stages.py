@@ -9,28 +9,15 @@ import enum
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from attncc.codegen.emit.diagonals import OnDiagonal
 from attncc.codegen.emit.expressions import is_loop_index, loop_indices
 from attncc.codegen.emit.params import Names
+from attncc.codegen.emit.positions import COL, OWN_OFFSET, POSITIONS, ROW
 from attncc.codegen.emit.vectors import Channel, ChannelSum
 from attncc.codegen.emit.views import Axes, Element, Fetch, Pointer, Whole, split
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Input, Load, Param, Reduce, Unary
 from attncc.ir.verify import axes_below
-from attncc.ir.walk import rewrite, walk
-
-# Geometry of a request as the kernel sees it; `$` keeps them apart from extents a user names.
-Q_START, K_START = Extent("$q_start"), Extent("$k_start")
-ROW, COL = Coord("row"), Coord("col")
-_OWN_OFFSET = Binary("sub", Extent("kv_len"), Extent("qo_len"))
-_POSITIONS: Mapping[Expr, Expr] = {
-    Coord("q"): Binary("add", Q_START, ROW),
-    Coord("k"): Binary("add", K_START, COL),
-    Coord("own"): Binary("add", ROW, _OWN_OFFSET),
-}
-
-
-def positions(root: Expr) -> Expr:
-    """``root`` over storage indices: q = q_start + row, k = k_start + col, own = row + kv_len − qo_len."""
-    return rewrite(root, lambda node: _POSITIONS.get(node, node))
+from attncc.ir.walk import walk
 
 
 def split_loads(root: Expr, over_tokens: Container[str] = ()) -> Expr:
@@ -45,6 +32,9 @@ def split_loads(root: Expr, over_tokens: Container[str] = ()) -> Expr:
 
     done: dict[Expr, Expr] = {}
     for node in walk(root):
+        if isinstance(node, OnDiagonal):  # its function reads whole tensors
+            done[node] = node
+            continue
         operands = tuple(done[operand] for operand in node.operands)
         made = node if operands == node.operands else node.with_operands(operands)
         if isinstance(node, Load) and isinstance(made, Load):
@@ -82,6 +72,7 @@ class Plan:
     item: tuple[Member, ...]
     row: tuple[Member, ...]
     key: tuple[Member, ...]
+    diagonal: tuple[Member, ...]  # of OnDiagonal nodes
     stage: Mapping[Expr, Stage] = field(repr=False)
 
 
@@ -113,10 +104,13 @@ def plan(hooks: Iterable[Expr], row_values: Iterable[Expr], channels: Iterable[E
     item += _frontier(row, Stage.ROW, stage, indices, heavy)
     item += _frontier(key, Stage.KEY, stage, indices, heavy)
     item += _frontier(channels, Stage.ROW, stage, indices, heavy)
+    diagonal = [node for node in walk(*hooks) if isinstance(node, OnDiagonal)]
+    item += _frontier((node.value for node in diagonal), Stage.ROW, stage, indices, heavy)
     return Plan(
         _members(dict.fromkeys(item)),
         _members(dict.fromkeys(row)),
         _members(dict.fromkeys(key)),
+        _members(diagonal),
         stage,
     )
 
@@ -130,7 +124,7 @@ def stages(roots: Iterable[Expr]) -> dict[Expr, Stage]:
         for node in walk(root):
             if node not in found:
                 below = {found[operand] for operand in node.operands}
-                if isinstance(node, Input | Channel | ChannelSum) or Stage.PAIR in below:
+                if isinstance(node, Input | Channel | ChannelSum | OnDiagonal) or Stage.PAIR in below:
                     found[node] = Stage.PAIR
                 elif _compile_time(node) and below <= {Stage.CONST}:
                     found[node] = Stage.CONST
@@ -147,7 +141,7 @@ def _compile_time(node: Expr) -> bool:
 
 
 def _stage(node: Expr, axes: frozenset[str]) -> Stage:
-    if "d" in axes:
+    if axes & {"d", "delta"}:
         return Stage.PAIR
     by_row = bool(axes & {"row", "h"})
     if "col" in axes:
@@ -211,6 +205,8 @@ def _frontier(
         node = stack.pop()
         if node in seen or stage[node] is Stage.CONST or node in (ROW, COL) or is_loop_index(node):
             continue
+        if isinstance(node, OnDiagonal):
+            continue
         seen.add(node)
         earlier = stage[node] < at and not indices[node]
         if earlier and (stage[node] is not Stage.KEY or node in heavy):
@@ -230,7 +226,8 @@ def _computed(roots: Iterable[Expr], ready: set[Expr]) -> list[Expr]:
             continue
         seen.add(node)
         found.append(node)
-        stack.extend(node.operands)
+        if not isinstance(node, OnDiagonal):
+            stack.extend(node.operands)
     return found
 
 
@@ -241,11 +238,11 @@ def _members(nodes: Iterable[Expr]) -> tuple[Member, ...]:
 
 def _name(node: Expr) -> str:
     """A name that says what a member holds: the one thing it is computed from, or the position it is."""
-    if node is _POSITIONS[Coord("q")]:
+    if node is POSITIONS[Coord("q")]:
         return "q"
-    if node is _POSITIONS[Coord("own")]:
+    if node is POSITIONS[Coord("own")]:
         return "own"
-    if node is _OWN_OFFSET:
+    if node is OWN_OFFSET:
         return "own_offset"
     if isinstance(node, Coord):
         return node.axis

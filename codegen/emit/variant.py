@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from attncc.codegen.emit.diagonals import DELTA
 from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
 from attncc.codegen.emit.formula import formula, shortest
 from attncc.codegen.emit.hooks import LSE, SCORE, TOTAL, kernel_hooks
@@ -22,6 +23,7 @@ from attncc.codegen.emit.views import Axes, Pointer, Whole
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Coord, Expr, Extent, Param, Variant
 from attncc.ir.types import Type, round_f32
+from attncc.ir.verify import axes
 from attncc.passes.bounds import logit_bound
 from attncc.passes.ranges import tile_program
 
@@ -88,6 +90,7 @@ class _Writer:
             self._item()
             self._row()
             self._key()
+            self._diagonal()
             out.add()
             with out.block(f"{_INLINE} Tile tile(const Params&, const Item&, const attncc::Box&)"):
                 out.add("return {};")
@@ -103,7 +106,8 @@ class _Writer:
                 self._sink()
             if self.hooks.mask is None:
                 out.add()
-                with out.block(f"{_INLINE} bool mask(const Item&, const Row&, const Key&, int, int)"):
+                diagonal = "const Diagonal&, " if self.plan.diagonal else ""
+                with out.block(f"{_INLINE} bool mask(const Item&, const Row&, const Key&, {diagonal}int, int)"):
                     out.add("return true;")
             else:
                 self._pair_function("mask", "bool", "", "", self.hooks.mask, self.branch.mask)
@@ -124,8 +128,8 @@ class _Writer:
             (str(self.num_ranges), "num_ranges"),
             (shortest(self.logit_bound) + "f", "logit_bound"),
             (true[hooks.weight is not None], "has_weight"),
-            ("false", "has_diagonal"),
-            ("false", "diagonal_per_head"),
+            (true[bool(self.plan.diagonal)], "has_diagonal"),
+            (true[any("h" in axes(member.expr) for member in self.plan.diagonal)], "diagonal_per_head"),
             *((vector(name), f"{'output' if name == 'out' else name} (present, sums)") for name in LENGTHS),
         ]
         while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
@@ -146,7 +150,10 @@ class _Writer:
         return 0.0 if bound is None else round_f32(bound * math.log2(math.e) * (1 + 2**-16))
 
     def _structs(self) -> None:
-        for name, members in (("Item", self.plan.item), ("Row", self.plan.row), ("Key", self.plan.key), ("Tile", ())):
+        structs = [("Item", self.plan.item), ("Row", self.plan.row), ("Key", self.plan.key), ("Tile", ())]
+        if self.plan.diagonal:
+            structs.append(("Diagonal", self.plan.diagonal))
+        for name, members in structs:
             self.out.add()
             if not members:
                 self.out.add(f"struct {name} {{}};")
@@ -196,6 +203,15 @@ class _Writer:
             "Key key", "int col", self.plan.key, lambda node: "col" if node is Coord("col") else item_leaf(node)
         )
 
+    def _diagonal(self) -> None:
+        members = tuple(replace(m, expr=m.expr.operands[0]) for m in self.plan.diagonal)
+        if not members:
+            return
+        item_leaf = self._member_leaf({"item.": self.plan.item})
+        given: dict[Expr, str] = {DELTA: "delta", Coord("h"): "h"}
+        arguments = "int h, int delta"
+        self._stage_function("Diagonal diagonal", arguments, members, lambda node: given.get(node) or item_leaf(node))
+
     def _stage_function(self, name: str, arguments: str, members: tuple[Member, ...], leaf: Leaf) -> None:
         self.out.add()
         if not members:
@@ -226,17 +242,20 @@ class _Writer:
     # ---- what is computed for pairs and rows -------------------------------------------------------------------------
 
     def _pair_function(self, name: str, ctype: str, first: str, tile: str, expr: Expr, written: Expr | None) -> None:
-        member_leaf = self._member_leaf({"item.": self.plan.item, "r.": self.plan.row, "c.": self.plan.key})
+        plan = self.plan
+        members = {"item.": plan.item, "r.": plan.row, "c.": plan.key, "diagonal.": plan.diagonal}
+        member_leaf = self._member_leaf(members)
         leaves: dict[Expr, str] = {SCORE: "score", Coord("row"): "row", Coord("col"): "col"}
         self.out.add()
         self.out.comment(f"{name} = {'sm_scale * dot(query, key)' if written is None else formula(written)}")
         span = self._span(written) if written is not None else None
-        arguments = f"({first}const Item& item, const Row& r, {tile}const Key& c, int row, int col)"
+        diagonal = "const Diagonal& diagonal, " if plan.diagonal else ""
+        arguments = f"({first}const Item& item, const Row& r, {tile}const Key& c, {diagonal}int row, int col)"
 
         def leaf(node: Expr) -> str | None:
             return leaves.get(node) or member_leaf(node)
 
-        out_of_line = pair_cost(expr, (*self.plan.item, *self.plan.row, *self.plan.key)) > _INLINE_LIMIT
+        out_of_line = pair_cost(expr, (*plan.item, *plan.row, *plan.key)) > _INLINE_LIMIT
         passed = self._out_of_line(name, ctype, expr, leaf, span) if out_of_line else []
         with self.out.block(f"{_INLINE} {ctype} {name}{arguments}", span=span):
             if out_of_line:

@@ -562,28 +562,38 @@ __device__ __forceinline__ Work block_work(const Launch& launch, int tile, int s
   return work;
 }
 
+// Where tables are kept by head: a group too large for them has `group` times the row tiles of one head, which the same
+// blocks share, an item a round. Returns whether there was one. Not inlined: inside the loop over rounds, what does not
+// vary with the round would be kept in registers, and a tile needs them all.
+template <class Config, class Variant>
+static __device__ __attribute__((noinline)) bool run_head_items(const typename Variant::Params& params, int round,
+                                                                char* smem) {
+  const Launch& launch = params.launch;
+  const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
+  const int tiles = int(gridDim.x) / splits, slot = int(blockIdx.x) / tiles;
+  const int i = (round + 1) * tiles - 1 - (int(blockIdx.x) - slot * tiles), hk = blockIdx.y, b = blockIdx.z;
+  const bool packed = launch.group <= kDiagonalHeads;
+  const int per_head = packed ? tiles : (launch.max_qo_len + Config::block_m - 1) / Config::block_m;
+  if (i >= per_head * (packed ? 1 : launch.group)) return false;
+  const int head = i / per_head;
+  const Work work = block_work<Config>(launch, i - head * per_head, slot, hk, b, hk * launch.group + head,
+                                       packed ? launch.group : 1);
+  if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
+  return true;
+}
+
 // The grid: (row tiles of the longest request times num_splits, KV heads, requests). Row tiles run from the last: under a
 // causal mask those are the longest.
 template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
-  const Launch& launch = params.launch;
-  const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
-  const int tiles = int(gridDim.x) / splits, slot = int(blockIdx.x) / tiles;
-  const int tile = tiles - 1 - (int(blockIdx.x) - slot * tiles), hk = blockIdx.y, b = blockIdx.z;
   if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
-    // A group too large for the table has `group` times the row tiles of one head, which the same blocks share.
-    const bool packed = launch.group <= kDiagonalHeads;
-    const int per_head = packed ? tiles : (launch.max_qo_len + Config::block_m - 1) / Config::block_m;
-    const int count = packed ? tiles : per_head * launch.group;
-#pragma unroll 1
-    for (int i = tile; i < count; i += tiles) {
-      const int head = i / per_head;
-      const Work work = block_work<Config>(launch, i - head * per_head, slot, hk, b, hk * launch.group + head,
-                                           packed ? launch.group : 1);
-      if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
+    for (int round = 0; run_head_items<Config, Variant>(params, round, smem); ++round)
       __syncthreads();  // the next item's copies go where this one's output is read
-    }
   } else {
+    const Launch& launch = params.launch;
+    const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
+    const int tiles = int(gridDim.x) / splits, slot = int(blockIdx.x) / tiles;
+    const int tile = tiles - 1 - (int(blockIdx.x) - slot * tiles), hk = blockIdx.y, b = blockIdx.z;
     const Work work = block_work<Config>(launch, tile, slot, hk, b, hk * launch.group, launch.group);
     if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
   }

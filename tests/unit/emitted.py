@@ -53,8 +53,9 @@ extern "C" void {ns}_pairs(const {ns}::Params* params, int b, int heads, int row
         const V::Key key = V::key(*params, item, j);
         const V::Tile tile = V::tile(*params, item, attncc::Box{{0, rows, 0, cols}});
         const int place = (h * rows + i) * cols + j;
-        logits[place] = V::{pair}(scores[place], item, row, tile, key, i, j);
-        masks[place] = V::mask(item, row, key, i, j);
+        {diagonal}
+        logits[place] = V::{pair}(scores[place], item, row, tile, key, {by}i, j);
+        masks[place] = V::mask(item, row, key, {by}i, j);
       }}
     }}
   }}
@@ -211,6 +212,11 @@ def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int
         weighted = variant.branches[0].weight is not None
         calls = {"pair": "weight" if weighted else "logits"}
         calls["row"] = "normalize(item, row, value)" if weighted else "sink(item, row)"
+        by_diagonal = " Diagonal diagonal(" in text
+        if by_diagonal:  # any head of the group serves where the value does not depend on it
+            head = "h" if "diagonal_per_head */ true" in text else "h / params->launch.group * params->launch.group"
+            calls["diagonal"] = f"const V::Diagonal diagonal = V::diagonal(*params, item, {head}, i - j);"
+        calls |= {"diagonal": calls.get("diagonal", ""), "by": "diagonal, " if by_diagonal else ""}
         offsets = "".join(f"*out++ = offsetof({namespace}::Params, {f.member});" for f in source.block.fields)
         parts += [f"namespace {namespace} {{\n{body}}}\n", _CALLS.format(ns=namespace, offsets=offsets, **calls)]
         parts.append(_vector_calls(namespace, variant))

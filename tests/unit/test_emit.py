@@ -63,6 +63,20 @@ def test_ragged_tensors_are_read_within_their_request(name: str, compiled: dict[
                 check_ranges(compiled[name].ranges(case, b, hk, 0, rows), group)
 
 
+DIAGONAL = {
+    "dilated", "relative", "t5_bias-t5_bias", "v04_dilated-dilated", "v27_t5_bias-t5_encoder", "v27_t5_bias-t5_decoder",
+    "v28_relative_table-relative_table", "v38_retention-retention",
+}  # fmt: skip
+
+
+def test_dear_values_of_a_diagonal_are_computed_once(compiled: dict[str, emitted.Emitted]) -> None:
+    """Tables, logarithms, powers and remainders of row - col; ALiBi's product costs less than a look-up."""
+    texts = {name: variant.source.text.render() for name, variant in compiled.items()}
+    assert {name for name, text in texts.items() if "has_diagonal */ true" in text} == DIAGONAL
+    pairs = texts["t5_bias-t5_bias"].partition("float logits(")[2]
+    assert not any(call in pairs for call in ("log(", "load(", "element("))
+
+
 TRANSFORMED = [name for name, variant in EXAMPLES.items() if emitted.kernel_hooks(canonicalize(variant)).vectors]
 
 
