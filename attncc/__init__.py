@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from attncc.frontend import At, Tensor, hooks, variant
     from attncc.runtime.api import attention as attention
     from attncc.runtime.api import compile as compile
+    from attncc.runtime.states import State as State
+    from attncc.runtime.states import merge_states as merge_states
 
 __version__ = "0.1.0"
 
@@ -29,11 +31,12 @@ _NAMES = {
         after all_over any_over colsum expect rowmax sum_over
     """,
     "attncc.runtime.api": "attention compile",
+    "attncc.runtime.states": "State merge_states",
 }
 _OWNERS = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 # What `from attncc import *` brings: nothing that hides a builtin.
-__all__ = ["At", "AttnccError", "Tensor", "__version__", "attention", "hooks", "load", "variant"]
+__all__ = ["At", "AttnccError", "Tensor", "__version__", "attention", "hooks", "load", "merge_states", "variant"]
 
 
 if not TYPE_CHECKING:  # a typed __getattr__ would make every misspelt name valid

@@ -19,7 +19,7 @@ from typing import Any
 from attncc.diagnostics import ArtifactError
 
 # Raised with every change of the manifest's meaning; an artifact of another schema is refused, never guessed at.
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, CUBIN = "manifest.json", "kernel.cubin"
 REBUILD = "compile the variant again; a damaged cache entry is rebuilt by itself"
 
@@ -78,7 +78,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class LaunchRule:
-    """How to launch ``main``: three grid expressions over the words of Launch, threads a block, dynamic shared memory.
+    """How to launch a kernel: three grid expressions over the words of Launch, threads a block, dynamic shared memory.
 
     An expression has integers, names, ``+ - * //`` and ``ceil_div``, ``min``, ``max``.
     """
@@ -119,6 +119,7 @@ class Manifest:
     toolchain: Mapping[str, str]
     hashes: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    merge: LaunchRule | None = None  # how the entry `merge` is launched; None: the kernel does not split
     schema: int = SCHEMA
 
 
@@ -206,13 +207,12 @@ def parse(text: bytes, cubin: bytes, folder: Path) -> Artifact:
 
 
 def _manifest(body: dict[str, Any]) -> Manifest:
-    abi, launch = body["abi"], body["launch"]
-    grid = tuple(launch["grid"])
-    _grid_expression(grid)
+    abi = body["abi"]
     made = {item.name: body[item.name] for item in fields(Manifest)}
     made.update(
         entries={name: Entry(**entry) for name, entry in body["entries"].items()},
-        launch=LaunchRule(grid=grid, threads=launch["threads"], smem=launch["smem"]),
+        launch=_rule(body["launch"]),
+        merge=None if body["merge"] is None else _rule(body["merge"]),
         abi=Abi(
             size=abi["size"],
             words=tuple(Word(**word) for word in abi["words"]),
@@ -223,6 +223,12 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         warnings=tuple(body["warnings"]),
     )
     return Manifest(**made)
+
+
+def _rule(launch: dict[str, Any]) -> LaunchRule:
+    grid = tuple(launch["grid"])
+    _grid_expression(grid)
+    return LaunchRule(grid=grid, threads=launch["threads"], smem=launch["smem"])
 
 
 def _plain(value: Any) -> Any:

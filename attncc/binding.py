@@ -21,6 +21,7 @@ from attncc.shapes import (
     bind_extents,
     check_requires,
     is_array,
+    over_tokens,
     rank_error,
     refuses_starts,
     shape_text,
@@ -39,7 +40,9 @@ __all__ = [
     "as_bound",
     "bind_extents",
     "check_requires",
+    "is_array",
     "load",
+    "over_tokens",
     "refuses_starts",
     "shape_text",
     "storage_of",
@@ -62,6 +65,7 @@ class BoundVariant:
     params: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Any] = field(default_factory=dict)
     operands: Mapping[str, Any] = field(default_factory=dict)
+    handle: str = ""  # what a traced program calls the variant: a hash of its canonical text, see ``of_handle``
 
     @property
     def name(self) -> str:
@@ -82,7 +86,7 @@ class VariantFactory(Generic[P]):
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
-        self._built: dict[tuple[tuple[str, str], ...], tuple[Mapping[str, Value], Variant]] = {}
+        self._built: dict[tuple[tuple[str, str], ...], tuple[Mapping[str, Value], Variant, str]] = {}
         self.__doc__ = definition.doc or None
 
     @property
@@ -108,7 +112,7 @@ class VariantFactory(Generic[P]):
         for declared in self.definition.constants:
             if declared.default is None and declared.name not in constants:
                 raise self._missing(declared.name, f"a constant of type {declared.type.value}")
-        filled, variant = self.instantiate(constants)
+        filled, variant, handle = self._instance(constants)
         rest = {name: value for name, value in given.items() if name not in names}
         self._check_names(rest, variant)
         params = {declared.name: self._param(declared, rest.get(declared.name)) for declared in variant.params}
@@ -116,10 +120,13 @@ class VariantFactory(Generic[P]):
         operands = {
             operand.name: self._array(operand.name, f"{operand.role} operand", rest) for operand in variant.operands
         }
-        return BoundVariant(self.definition, filled, variant, params, tensors, operands)
+        return BoundVariant(self.definition, filled, variant, params, tensors, operands, handle)
 
     def instantiate(self, constants: Mapping[str, Value]) -> tuple[Mapping[str, Value], Variant]:
         """All constants with their values, and the verified canonical variant for them."""
+        return self._instance(constants)[:2]
+
+    def _instance(self, constants: Mapping[str, Value]) -> tuple[Mapping[str, Value], Variant, str]:
         filled = {declared.name: declared.default for declared in self.definition.constants} | dict(constants)
         known = {name: value for name, value in filled.items() if value is not None}
         key = tuple((name, repr(value)) for name, value in known.items())
@@ -127,7 +134,8 @@ class VariantFactory(Generic[P]):
         if built is None:
             from attncc.passes.canonicalize import canonicalize
 
-            built = self._built[key] = (known, canonicalize(self.definition.instantiate(known)))
+            variant = canonicalize(self.definition.instantiate(known))
+            built = self._built[key] = (known, variant, registered(self.definition, known, variant))
         return built
 
     def _check_names(self, given: Mapping[str, Any], variant: Variant) -> None:
@@ -191,7 +199,7 @@ class VariantFactory(Generic[P]):
                 got=str(getattr(value, "dtype", None)),
                 help=f"convert it, or declare `{tensor.name}` with the dtype you have",
             )
-        if len(value.shape) != len(tensor.dims):
+        if len(value.shape) != len(tensor.dims) - (over_tokens(tensor) and len(value.shape) < len(tensor.dims)):
             raise rank_error(tensor, tuple(value.shape))
         return value
 
@@ -211,6 +219,34 @@ class VariantFactory(Generic[P]):
 
     def __repr__(self) -> str:
         return f"<variant {self.name}>"
+
+
+_registered: dict[str, tuple[Definition, Mapping[str, Value], Variant]] = {}
+
+
+def registered(definition: Definition, constants: Mapping[str, Value], variant: Variant) -> str:
+    """The handle of a variant: the same for one formula in every process, so that compiled programs may be kept."""
+    from hashlib import blake2b
+
+    from attncc.ir.text import dump
+
+    handle = f"{variant.name}.{blake2b(dump(variant).encode(), digest_size=12).hexdigest()}"
+    _registered.setdefault(handle, (definition, constants, variant))
+    return handle
+
+
+def of_handle(handle: str, params: Mapping[str, Any], tensors: Mapping[str, Any]) -> BoundVariant:
+    """A variant of this process, by its handle, with other values. Raises CallError A0808 for an unknown handle."""
+    found = _registered.get(handle)
+    if found is None:
+        raise CallError(
+            "A0808",
+            f"no variant `{handle}` was made in this process",
+            expected="a variant that was bound here before the program that calls it runs",
+            got=handle,
+            help="call the variant, gemma2(...), once before a saved program is loaded",
+        )
+    return BoundVariant(*found, params, tensors, {}, handle)
 
 
 def as_bound(variant: BoundVariant | VariantFactory[...]) -> BoundVariant:

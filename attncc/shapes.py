@@ -83,6 +83,11 @@ def bind_extents(variant: Variant, shapes: Mapping[str, tuple[int, ...]], base: 
     return extents
 
 
+def over_tokens(tensor: Tensor) -> bool:
+    """Whether the tensor is over a batch's tokens, [batch, qo_len or kv_len, ...]: it may be ragged, [tokens, ...]."""
+    return tensor.dims[:2] in ((Extent("batch"), Extent("qo_len")), (Extent("batch"), Extent("kv_len")))
+
+
 def _dims(tensor: Tensor) -> str:
     return ", ".join(map(shape_text, tensor.dims))
 

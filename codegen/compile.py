@@ -181,11 +181,11 @@ class Stages:
         return json.dumps(value, indent=2) + "\n" if isinstance(value, dict) else value
 
     def _make(self) -> Artifact:
+        from attncc.codegen.families import merge
         from attncc.passes.ranges import tile_program
 
         made = self.compiled
         module, config = self.choice.module, self.choice.config
-        rule = config.launch_rule()
         manifest = Manifest(
             variant=self.variant.name,
             family=self.choice.family,
@@ -207,7 +207,8 @@ class Stages:
                 )
                 for role, symbol in module.ENTRIES.items()
             },
-            launch=LaunchRule(grid=tuple(rule["grid"]), threads=rule["block"], smem=rule["smem"]),
+            launch=_rule(config.launch_rule()),
+            merge=_rule(merge.launch_rule()) if "merge" in module.ENTRIES else None,
             abi=_abi(self.variant, self.source),
             features=tuple(sorted(features(self.variant).hooks)),
             own_scale=self.variant.branches[0].sm_scale is not None,
@@ -225,15 +226,21 @@ class Stages:
         return Artifact(key=self.key, manifest=manifest, cubin=made.cubin)
 
 
+def _rule(rule: dict[str, Any]) -> LaunchRule:
+    return LaunchRule(grid=tuple(rule["grid"]), threads=rule["block"], smem=rule["smem"])
+
+
 def _abi(variant: Variant, source: KernelSource) -> Abi:
     """The parameter block as the runtime fills it: launch's words, then those of every parameter and tensor."""
-    from attncc.codegen.launch_block import LAUNCH_FIELDS, place, scalar_fields, tensor_fields
+    from attncc.codegen.launch_block import LAUNCH_FIELDS, place, scalar_fields, tensor_fields, token_tensor_fields
 
     words = [Word(f"launch.{field.name}", field.ctype, field.offset) for field in LAUNCH_FIELDS]
     value_types = {"f32": "f32", "i32": "i32", "u32": "u32", "bool": "i32"}
     for field in source.block.fields:
         if field.kind == "param":
             parts = scalar_fields(field.member, value_types[field.type])
+        elif field.ctype.startswith("attncc::TokenTensorRef"):
+            parts = token_tensor_fields(field.member, field.rank)
         else:
             parts = tensor_fields(field.member, field.rank)
         words += [Word(word.name, word.ctype, word.offset) for word in place(parts, field.offset)]

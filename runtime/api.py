@@ -1,28 +1,28 @@
 """The public operators ``attention`` and ``compile``: they join a bound variant, the checks, a kernel, the reference.
 
-On GPU tensors a compiled kernel runs; on CPU tensors the reference does. Nothing here waits for the device.
+On GPU tensors a compiled kernel runs; on CPU tensors the reference does. Nothing here waits for the device. A call like
+an earlier one (``runtime/plan.py``) skips the checks and costs a launch.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from attncc.binding import BoundVariant, VariantFactory, as_bound, bind_extents, check_requires, refuses_starts
+from attncc.binding import BoundVariant, VariantFactory, as_bound, bind_extents
 from attncc.diagnostics import CallError
-from attncc.ir.nodes import SOFTMAX, Variant
-from attncc.runtime import checks, tensors
-from attncc.runtime.launch import Inputs, kernel
-from attncc.runtime.layouts import padded, read_shapes
-from attncc.runtime.tensors import View
+from attncc.runtime import tensors
+from attncc.runtime.calls import Options, Wanted, artifact_of, checked, key_of, known, plain, prepared
+from attncc.runtime.layouts import layout_of, read_shapes
+from attncc.runtime.states import State, state_of
 
 if TYPE_CHECKING:
     from attncc.artifact import Artifact
     from attncc.codegen.select import KernelSpec
 
-_artifacts: dict[tuple[Any, ...], tuple[Variant, Artifact]] = {}
-_ARTIFACTS_KEPT = 4096
+_DEFAULT = Options()
 
 
 def attention(
@@ -39,10 +39,16 @@ def attention(
     k_start: Any = None,
     qo_lens: Any = None,
     kv_lens: Any = None,
+    qo_indptr: Any = None,
+    kv_indptr: Any = None,
+    max_qo_len: int | None = None,
+    max_kv_len: int | None = None,
+    num_splits: int | None = None,
+    partial: bool = False,
     layout: str = "nhd",
     precise: bool = False,
 ) -> Any:
-    """Attention of a padded batch; ``variant`` None is plain softmax attention without a mask.
+    """Attention of a padded or ragged batch; ``variant`` None is plain softmax attention without a mask.
 
     q [batch, qo_len, num_heads, head_dim], k [batch, kv_len, num_kv_heads, head_dim] and
     v [batch, kv_len, num_kv_heads, head_dim_v] in layout "nhd"; "hnd" has the head axis before the length. They are
@@ -50,34 +56,132 @@ def attention(
     KV heads in groups: ``hk = h // (num_heads // num_kv_heads)``. By default the rows are the newest tokens: row i of
     qo_len stands at position ``kv_len - qo_len + i``, so causal masks are bottom-right aligned.
 
-    - ``out``: a tensor for the result, shaped and typed like q with head_dim_v channels.
-    - ``return_lse``: also the natural log of the softmax denominator, f32 [batch, qo_len, num_heads] ("hnd": heads
-      first). Rows that attend nothing have out = 0, lse = −inf.
+    - ``qo_indptr``, ``kv_indptr``: i32[batch + 1] each, or one of them: q, or k and v, are ragged. They have no batch
+      axis, [tokens, heads, dim]; request b has the tokens from indptr[b] up to indptr[b + 1]. Captured tensors over
+      [batch, kv_len] or [batch, qo_len] may be ragged likewise, [tokens].
+    - ``max_qo_len``, ``max_kv_len``: the longest ragged request, or a bound of it. Without them all tokens are the
+      bound, and a launch has ``batch`` times the blocks it needs, most of which end at once: a microsecond or so for
+      each thousand of them. ``max_kv_len`` decides only how keys are split.
+    - ``out``: a tensor for the result, shaped and typed like q with head_dim_v channels. Rows that belong to no request
+      stay as they are in it, and are 0 where attncc allocates the result.
+    - ``return_lse``: also the natural log of the softmax denominator, f32 [batch, qo_len, num_heads], ragged
+      [tokens, num_heads] ("hnd": heads first). Rows that attend nothing have out = 0, lse = −inf.
     - ``return_emits``: also a dict of the variant's extra outputs.
-    - ``sm_scale``: a number or f32[batch], 1/√head_dim unless the variant has its own.
+    - ``sm_scale``: a number, or f32[batch], 1/√head_dim unless the variant has its own.
     - ``q_start``, ``k_start``: the position of row 0 and of key 0, int or i32[batch].
-    - ``qo_lens``, ``kv_lens``: i32[batch], the rows and keys of each request; what lies beyond them is never read into
-      a result, nor written. On a GPU the values are trusted: reading them would wait for the device.
+    - ``qo_lens``, ``kv_lens``: i32[batch], the rows and keys of each request of a padded batch; what lies beyond them
+      is never read into a result, nor written.
+    - ``num_splits``: into how many parts the keys are cut; without it as many as fill the GPU. The same call with the
+      same number gives the same bits.
+    - ``partial``: return a ``State`` for ``attncc.merge_states`` instead of a result.
     - ``precise``: no approximate functions.
 
-    Returns out, or a tuple of out, lse, emits as asked for. Runs on the caller's current stream without waiting.
+    Tensors that lie on a GPU (lengths, indptr, starts, scales, parameters) are read by the kernel alone: their values
+    are trusted, and a captured CUDA graph sees those of the moment of its replay. sm_scale, starts and parameters may
+    have no axes there, for one value that holds for every request.
 
-    Raises CallError A0808–A0813 and A0830–A0850 for mistakes in the arguments, UnsupportedError A0701–A0708 for a
+    Returns out, or a tuple of out, lse, emits as asked for. Runs on the caller's current stream without waiting. Under
+    ``torch.compile`` it is one operator, without a graph break.
+
+    Raises CallError A0808–A0813 and A0830–A0854 for mistakes in the arguments, UnsupportedError A0701–A0708 for a
     variant that no kernel serves, ToolchainError A10xx where it must be compiled and cannot be.
     """
-    bound = plain() if variant is None else as_bound(variant)
-    options = Options(precise=precise)
-    arguments = (out, sm_scale, q_start, k_start, qo_lens, kv_lens, layout)
-    return _attend(bound, options, q, k, v, return_lse, return_emits, *arguments)
+    options = _DEFAULT if not precise else Options(precise=True)
+    given = (sm_scale, q_start, k_start, qo_lens, kv_lens, qo_indptr, kv_indptr)
+    wanted = (return_lse, return_emits, partial, num_splits, max_qo_len, max_kv_len, layout)
+    return attend(variant, options, q, k, v, out, given, wanted)
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a caller may say about the kernel. ``arch`` None means the GPU the tensors are on."""
+def attend(
+    variant: BoundVariant | VariantFactory[...] | None,
+    options: Options,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    given: tuple[Any, ...],
+    wanted: tuple[Any, ...],
+) -> Any:
+    """``attention`` with its arguments in order: ``given`` as in plan.GIVEN, ``wanted`` as the fields of Wanted."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        from attncc.runtime.operators import traced
 
-    arch: str | None = None
-    family: str | None = None
-    precise: bool = False
+        return traced(variant, options, q, k, v, out, given, wanted)
+    bound = plain() if variant is None else variant if type(variant) is BoundVariant else as_bound(variant)
+    key = key_of(bound, options, q, k, v, out, given, wanted)
+    if key is not None:
+        plan = known(key, bound)
+        if plan is not None:
+            made = plan.run(q, k, v, out, given, bound.params, bound.tensors)
+            if made is not None:
+                if wanted[2]:
+                    return state_of(bound, made, plan.frame, given)
+                return made.out if not wanted[0] else (made.out, made.lse)
+    if torch is not None and isinstance(q, torch.Tensor) and _is_fake(q):
+        from attncc.runtime.operators import traced
+
+        return traced(bound, options, q, k, v, out, given, wanted)
+    return _checked(bound, options, q, k, v, out, given, Wanted(*wanted), key)
+
+
+def _checked(
+    bound: BoundVariant,
+    options: Options,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    given: tuple[Any, ...],
+    wanted: Wanted,
+    key: Any,
+) -> Any:
+    """A call of a kind that was not seen before, or one of the reference."""
+    inputs = checked(bound, q, k, v, out, given, wanted)
+    emits: dict[str, Any] = {}
+    if not inputs.q.on_gpu:
+        from attncc.runtime import reference
+
+        if wanted.partial:
+            return state_of(bound, reference.partial(bound, inputs), inputs.frame(), given)
+        emits = reference.run(bound, inputs, return_emits=wanted.return_emits)
+        assert inputs.out is not None
+        results = [inputs.out.array]
+        if inputs.lse is not None:
+            results.append(inputs.lse.array)
+    else:
+        shapes = inputs.shapes
+        plan = prepared(bound, options, inputs, wanted, key)
+        values = inputs.given()
+        if shapes.batch and shapes.num_heads and shapes.qo_len:
+            into = out if inputs.out is None else inputs.out.array
+            made = plan.run(q, k, v, into, values, plain_params(inputs), bound.tensors)
+        else:
+            made = plan.nothing(out)
+        assert made is not None  # the checks have passed
+        if wanted.partial:
+            return state_of(bound, made, plan.frame, given)
+        results = [made.out]
+        if wanted.return_lse:
+            results.append(made.lse)
+    if wanted.return_emits:
+        results.append(emits)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def plain_params(inputs: Any) -> dict[str, Any]:
+    """The parameters of a checked call as the plan takes them: numbers and the caller's arrays."""
+    return {name: value.array if isinstance(value, tensors.View) else value for name, value in inputs.params.items()}
+
+
+def _is_fake(tensor: Any) -> bool:
+    """Whether the tensor is one that torch traces a program with: it has no storage to launch on."""
+    if type(tensor).__name__ in ("Tensor", "Parameter"):
+        return False
+    from torch._subclasses import FakeTensor
+    from torch._subclasses.functional_tensor import FunctionalTensor
+
+    return isinstance(tensor, FakeTensor | FunctionalTensor)
 
 
 @dataclass(frozen=True)
@@ -121,12 +225,13 @@ class Compiled:
                 got=", ".join(shapes) or "nothing",
                 help='resolve({"q": (2, 512, 8, 128), "k": (2, 512, 2, 128), "v": (2, 512, 2, 128)})',
             )
-        sizes = read_shapes(padded(layout), *(tuple(shapes[name]) for name in ("q", "k", "v")))
+        q, k, v = (tuple(shapes[name]) for name in ("q", "k", "v"))
+        sizes = read_shapes(layout_of(layout), q, k, v)
         captured = {tensor.name: tuple(shapes.get(tensor.name, ())) for tensor in self.variant.variant.tensors}
         if all(name in shapes for name in captured):
             bind_extents(self.variant.variant, captured, sizes.extents())
         spec = replace(self.spec, head_dim=sizes.head_dim, head_dim_v=sizes.head_dim_v)
-        artifact = _artifact(self.variant.variant, spec)
+        artifact = artifact_of(self.variant.variant, spec)
         return Resolution(artifact.key, artifact.name, launches=bool(sizes.batch and sizes.num_heads and sizes.qo_len))
 
     def __call__(
@@ -143,11 +248,18 @@ class Compiled:
         k_start: Any = None,
         qo_lens: Any = None,
         kv_lens: Any = None,
+        qo_indptr: Any = None,
+        kv_indptr: Any = None,
+        max_qo_len: int | None = None,
+        max_kv_len: int | None = None,
+        num_splits: int | None = None,
+        partial: bool = False,
         layout: str = "nhd",
     ) -> Any:
         """``attention`` with this variant, target, family and precision."""
-        arguments = (out, sm_scale, q_start, k_start, qo_lens, kv_lens, layout)
-        return _attend(self.variant, self._options, q, k, v, return_lse, return_emits, *arguments)
+        given = (sm_scale, q_start, k_start, qo_lens, kv_lens, qo_indptr, kv_indptr)
+        wanted = (return_lse, return_emits, partial, num_splits, max_qo_len, max_kv_len, layout)
+        return attend(self.variant, self._options, q, k, v, out, given, wanted)
 
     def __repr__(self) -> str:
         return f"<compiled {self.name}>"
@@ -178,148 +290,7 @@ def compile(
         family=family,
         precise=precise,
     )
-    return Compiled(bound, spec, _artifact(bound.variant, spec))
-
-
-def plain() -> BoundVariant:
-    """Softmax attention without a mask."""
-    return _PLAIN
-
-
-def _plain() -> BoundVariant:
-    from attncc.ir.definition import Definition
-
-    variant = Variant("softmax")
-    return BoundVariant(Definition("softmax", (), lambda constants: variant), {}, variant)
-
-
-_PLAIN = _plain()
-
-
-def _attend(
-    bound: BoundVariant,
-    options: Options,
-    q: Any,
-    k: Any,
-    v: Any,
-    return_lse: bool,
-    return_emits: bool,
-    out: Any,
-    sm_scale: Any,
-    q_start: Any,
-    k_start: Any,
-    qo_lens: Any,
-    kv_lens: Any,
-    layout: str,
-) -> Any:
-    place = padded(layout)
-    q_view, k_view, v_view, shapes = checks.check_tensors(place, q, k, v)
-    variant = bound.variant
-    _check_results(variant, return_lse)
-    if q_start is not None or k_start is not None:
-        reason = refuses_starts(variant)
-        if reason is not None:
-            raise CallError(
-                "A0831",
-                f"`{variant.name}` takes no explicit starts",
-                expected="no `q_start` and no `k_start`",
-                got="q_start" if q_start is not None else "k_start",
-                help=reason,
-            )
-    batch = shapes.batch
-    params = checks.check_params(bound.params, q_view, batch)
-    captures = checks.check_captures(bound.tensors, q_view)
-    extents = bind_extents(variant, {name: tensor.shape for name, tensor in captures.items()}, shapes.extents())
-    check_requires(variant, bound.params, extents)
-    out_shape = place.shape(batch, shapes.qo_len, shapes.num_heads, shapes.head_dim_v)
-    given = checks.check_out(out, out_shape, {"q": q_view, "k": k_view, "v": v_view}) if out is not None else None
-    short = qo_lens is not None
-    result = given if given is not None else _allocate(q_view, out_shape, q_view.dtype, 0.0 if short else None)
-    lse: View | None = None
-    if return_lse:
-        lse_shape = place.shape(batch, shapes.qo_len, shapes.num_heads)
-        lse = _allocate(q_view, lse_shape, "f32", float("-inf") if short else None)
-    call = Inputs(
-        layout=place,
-        shapes=shapes,
-        q=q_view,
-        k=k_view,
-        v=v_view,
-        out=result,
-        lse=lse,
-        sm_scale=checks.check_scale(sm_scale, q_view, batch),
-        q_start=checks.check_start("q_start", q_start, q_view, batch),
-        k_start=checks.check_start("k_start", k_start, q_view, batch),
-        qo_lens=checks.check_lens("qo_lens", qo_lens, q_view, batch, shapes.qo_len),
-        kv_lens=checks.check_lens("kv_lens", kv_lens, q_view, batch, shapes.kv_len),
-        params=params,
-        captures=captures,
-    )
-    emits: dict[str, Any] = {}
-    if not q_view.on_gpu:
-        from attncc.runtime.reference import run
-
-        emits = run(bound, call, return_emits=return_emits)
-    else:
-        artifact = _artifact(variant, _spec(options, call))
-        if batch and shapes.num_heads and shapes.qo_len:
-            kernel(artifact, q_view.index).launch(call)
-    wanted = [result.array]
-    if lse is not None:
-        wanted.append(lse.array)
-    if return_emits:
-        wanted.append(emits)
-    return wanted[0] if len(wanted) == 1 else tuple(wanted)
-
-
-def _allocate(like: View, shape: tuple[int, ...], dtype: str, value: float | None) -> View:
-    """An output tensor; filled where the kernel leaves rows unwritten (those past a request's length)."""
-    made = tensors.empty(like, shape, dtype) if value is None else tensors.full(like, shape, dtype, value)
-    return tensors.view(made, "out")
-
-
-def _check_results(variant: Variant, return_lse: bool) -> None:
-    one = len(variant.branches) == 1 and variant.reduction(variant.branches[0]) is SOFTMAX
-    if return_lse and not one:
-        raise CallError(
-            "A0846",
-            f"`{variant.name}` has no LSE",
-            expected="a variant with one softmax",
-            got="several branches" if len(variant.branches) > 1 else "a variant with `weight`",
-            help="leave `return_lse` out",
-        )
-
-
-def _spec(options: Options, call: Inputs) -> KernelSpec:
-    from attncc.codegen.select import KernelSpec
-    from attncc.codegen.targets import best
-    from attncc.runtime.driver import device
-
-    arch = options.arch if options.arch is not None else best(device(call.q.index).capability)
-    shapes = call.shapes
-    return KernelSpec(
-        arch=arch,
-        dtype=call.q.dtype,
-        head_dim=shapes.head_dim,
-        head_dim_v=shapes.head_dim_v,
-        family=options.family,
-        precise=options.precise,
-    )
-
-
-def _artifact(variant: Variant, spec: KernelSpec) -> Artifact:
-    """The kernel of a variant, looked up by identity first: hashing a variant costs more than a launch."""
-    key = (id(variant), spec)
-    found = _artifacts.get(key)
-    if found is not None and found[0] is variant:
-        return found[1]
-    from attncc.codegen.compile import compile_variant
-
-    artifact = compile_variant(variant, spec)
-    if len(_artifacts) >= _ARTIFACTS_KEPT:
-        _artifacts.clear()
-    _artifacts[key] = (variant, artifact)
-    return artifact
+    return Compiled(bound, spec, artifact_of(bound.variant, spec))
 
 
 def _this_gpu() -> str:
@@ -341,3 +312,6 @@ def _this_gpu() -> str:
         got=got,
         help='name it: attncc.compile(variant, target="sm_90a")',
     )
+
+
+__all__ = ["Compiled", "Options", "Resolution", "State", "attention", "compile", "plain"]

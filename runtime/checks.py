@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from attncc.diagnostics import CallError
 from attncc.runtime import tensors
 from attncc.runtime.launch import PerRequest
-from attncc.runtime.layouts import Padded, Shapes, read_shapes
+from attncc.runtime.layouts import Layout, Ragged, Shapes, read_shapes
 from attncc.runtime.tensors import View, view
 
 FLOATS = ("f32", "f16", "bf16", "f64")
+F32_MAX = 3.4028234663852886e38
 _I32_MAX = 2**31 - 1
 
 
-def check_tensors(layout: Padded, q: object, k: object, v: object) -> tuple[View, View, View, Shapes]:
-    """q, k and v as views of one library, device and dtype, and the call's sizes.
+def check_tensors(
+    layout: Layout, kv_layout: Layout, q: object, k: object, v: object, qo: Ragged | None, kv: Ragged | None
+) -> tuple[View, View, View, Shapes]:
+    """q, k and v as views of one library, device and dtype, and the call's sizes; ``qo``, ``kv`` of ragged operands.
 
     Raises CallError A0832–A0839: no tensor, device, rank, shapes, heads, dtype, gradient, strides.
     """
@@ -49,7 +53,8 @@ def check_tensors(layout: Padded, q: object, k: object, v: object) -> tuple[View
                 help="attncc converts nothing behind your back: convert one of them",
             )
         no_gradient(name, tensor)
-    shapes = read_shapes(layout, *(tensor.shape for tensor in views))
+    q_shape, k_shape, v_shape = (tensor.shape for tensor in views)
+    shapes = read_shapes(layout, q_shape, k_shape, v_shape, kv_layout=kv_layout, qo=qo, kv=kv)
     for name, tensor in zip("qkv", views, strict=True):
         contiguous_rows(name, tensor)
     return *views, shapes
@@ -140,10 +145,75 @@ def _overlaps_itself(tensor: View) -> bool:
     return False
 
 
+def check_indptr(name: str, value: Any, max_name: str, max_len: Any) -> tuple[View, Ragged]:
+    """An indptr, i32[batch + 1], and what it says of the batch. Raises CallError A0851, A0833.
+
+    Values on the CPU are checked by ``check_indptr_values``; those on a GPU are not read: that would wait.
+    """
+    if tensors.library_of(value) is None:
+        raise CallError(
+            "A0851",
+            f"`{name}` is not a tensor",
+            expected="i32[batch + 1]: where each request's tokens begin, and the number of them all",
+            got=f"{value!r:.60} of type {type(value).__name__}",
+            help="pass a tensor on the device of `q`, for example torch.tensor([0, 3, 7], dtype=torch.int32)",
+        )
+    tensor = view(value, name)
+    if tensor.dtype != "i32" or len(tensor.shape) != 1 or tensor.shape[0] < 1 or tensor.strides != (1,):
+        raise CallError(
+            "A0851",
+            f"`{name}` has the wrong type or shape",
+            expected="contiguous i32[batch + 1]",
+            got=f"{tensor.dtype}{list(tensor.shape)}, strides {list(tensor.strides)}",
+            help="convert it: `.to(torch.int32)` or `.astype('int32')`"
+            if tensor.dtype != "i32"
+            else "a batch of n requests has n + 1 entries, from 0 to the number of tokens",
+        )
+    return tensor, Ragged(tensor.shape[0] - 1, check_longest(max_name, max_len))
+
+
+def check_indptr_values(name: str, tensor: View, tokens: int, longest: int) -> None:
+    """Raises CallError A0851 for an indptr in host memory that falls, ends past the tokens or exceeds its bound."""
+    if tensor.on_gpu:
+        return
+    values = [int(value) for value in tensors.to_numpy(tensor)]
+    lengths = [after - before for before, after in pairwise(values)]
+    wrong = None
+    if values[0] < 0 or any(length < 0 for length in lengths):
+        wrong = "it falls", "entries from 0 on that never fall"
+    elif values[-1] > tokens:
+        wrong = "it ends past the tokens", f"at most {tokens}, the tokens there are"
+    elif any(length > longest for length in lengths):
+        wrong = "a request is longer than the longest named", f"requests of at most {longest}"
+    if wrong is not None:
+        raise CallError(
+            "A0851",
+            f"`{name}` does not describe the batch: {wrong[0]}",
+            expected=wrong[1],
+            got=f"{values[:8]}{' …' if len(values) > 8 else ''}",
+            help="request b has the tokens from indptr[b] up to indptr[b + 1]",
+        )
+
+
+def check_longest(name: str, value: Any) -> int | None:
+    """The longest request of a ragged batch, an int ≥ 0. Raises CallError A0851."""
+    if value is None:
+        return None
+    if not hasattr(value, "__index__") or isinstance(value, bool) or tensors.library_of(value) is not None or value < 0:
+        raise CallError(
+            "A0851",
+            f"`{name}` is no length",
+            expected="an int from 0 on",
+            got=f"{value!r:.60} of type {type(value).__name__}",
+            help="it bounds the longest request and sizes the launch, so it is known on the host",
+        )
+    return int(value)
+
+
 def check_start(name: str, value: Any, like: View, batch: int) -> PerRequest:
     """A start: an int ≥ 0, or i32[batch] on the device of ``q``. Raises CallError A0842 (value), A0833 (device)."""
-    if value is None or (tensors.library_of(value) is not None and getattr(value, "ndim", 1) > 0):
-        return check_lens(name, value, like, batch)
+    if value is None or (tensors.library_of(value) is not None and (getattr(value, "ndim", 1) > 0 or like.on_gpu)):
+        return check_lens(name, value, like, batch, scalar=True)
     number = _integer(name, value, "an int, or one i32 per request")
     if not 0 <= number <= _I32_MAX:
         raise CallError(
@@ -156,8 +226,12 @@ def check_start(name: str, value: Any, like: View, batch: int) -> PerRequest:
     return number
 
 
-def check_lens(name: str, value: Any, like: View, batch: int, limit: int | None = None) -> View | None:
+def check_lens(
+    name: str, value: Any, like: View, batch: int, limit: int | None = None, *, scalar: bool = False
+) -> View | None:
     """One i32 per request, on the device of ``q``; values on the CPU are checked against [0, limit].
+
+    ``scalar``: on a GPU, one for all of them too, i32 without axes.
 
     Raises CallError A0842 (type, shape, value) and A0833 (device). Values on a GPU are not read: that would wait.
     """
@@ -174,6 +248,8 @@ def check_lens(name: str, value: Any, like: View, batch: int, limit: int | None 
         )
     tensor = view(value, name)
     same_device(name, tensor, like)
+    if tensor.dtype == "i32" and not tensor.shape and scalar and tensor.on_gpu:
+        return tensor
     if tensor.dtype != "i32" or tensor.shape != (batch,) or (batch > 1 and tensor.strides != (1,)):
         raise CallError(
             "A0842",
@@ -201,18 +277,23 @@ def check_lens(name: str, value: Any, like: View, batch: int, limit: int | None 
 
 
 def check_scale(value: Any, like: View, batch: int) -> float | View | None:
-    """``sm_scale``: a number, or f32[batch] on the device of ``q``. Raises CallError A0843, A0833."""
+    """``sm_scale``: a number, or f32[batch] on the device of ``q``, there f32 without axes too. Raises CallError A0843,
+    A0833.
+    """
     if value is None:
         return None
     got = f"{value!r:.60}"
-    if tensors.library_of(value) is None:
-        number = value.item() if hasattr(value, "item") else value  # a numpy scalar
-        if isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < float("inf"):
+    on_host = tensors.library_of(value) is None or (not value.shape and not view(value, "sm_scale").on_gpu)
+    if on_host:
+        number = value.item() if hasattr(value, "item") else value  # a scalar of numpy, a tensor without axes
+        if isinstance(number, int | float) and not isinstance(number, bool) and abs(number) <= F32_MAX:
             return float(number)
     else:
         tensor = view(value, "sm_scale")
         same_device("sm_scale", tensor, like)
         if tensor.dtype == "f32" and tensor.shape == (batch,) and (batch <= 1 or tensor.strides == (1,)):
+            return tensor
+        if tensor.dtype == "f32" and not tensor.shape:
             return tensor
         got = f"{tensor.dtype}{list(tensor.shape)}"
     raise CallError(
@@ -236,15 +317,13 @@ def check_params(params: Mapping[str, Any], like: View, batch: int) -> dict[str,
             checked[name] = value.item()
             continue
         same_device(name, tensor, like)
-        if tensor.shape != (batch,) or (batch > 1 and tensor.strides != (1,)):
+        if tensor.shape and (tensor.shape != (batch,) or (batch > 1 and tensor.strides != (1,))):
             raise CallError(
                 "A0847",
                 f"the parameter `{name}` has the wrong shape",
                 expected=f"a Python number, or contiguous [{batch}] with one value per request",
                 got=f"shape {list(tensor.shape)}, strides {list(tensor.strides)}",
-                help=f"expand it to the batch: `{name}.expand({batch}).contiguous()`"
-                if not tensor.shape
-                else "one value per request, side by side in memory; for one per head declare a tensor",
+                help="one value per request, side by side in memory; for one per head declare a tensor",
             )
         checked[name] = tensor
     return checked

@@ -1,4 +1,4 @@
-"""The CUDA driver through cuda-bindings: contexts, modules, launches, pinned uploads. Knows bytes and handles only.
+"""The CUDA driver through cuda-bindings: contexts, modules, launches. Knows bytes and handles only.
 
 Every call happens in the device's primary context, the one torch and cupy use, whatever is current on the thread.
 """
@@ -6,17 +6,11 @@ Every call happens in the device's primary context, the one torch and cupy use, 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-import threading
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 from attncc.diagnostics import ToolchainError
-
-SLOT_BYTES = 4096
-SLOTS_A_CHUNK = 256
 
 
 @functools.cache
@@ -66,7 +60,7 @@ def device_count() -> int:
 
 
 class Device:
-    """One GPU: its primary context, its compute capability, its pinned slots."""
+    """One GPU: its primary context, its compute capability, its number of SMs."""
 
     def __init__(self, index: int) -> None:
         driver = bindings()
@@ -76,8 +70,10 @@ class Device:
         major = call(driver.cuDeviceGetAttribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, self.handle))
         minor = call(driver.cuDeviceGetAttribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, self.handle))
         self.capability = (int(major), int(minor))
+        self.sms = int(
+            call(driver.cuDeviceGetAttribute(attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, self.handle))
+        )
         self.context = call(driver.cuDevicePrimaryCtxRetain(self.handle))
-        self.staging = Staging()
 
     @property
     def name(self) -> str:
@@ -101,22 +97,33 @@ def device(index: int) -> Device:
     return Device(index)
 
 
-class Function:
-    """A kernel on one device. The cubin stays loaded with the process."""
+class Module:
+    """A cubin on one device. It stays loaded with the process."""
 
-    def __init__(self, on: Device, cubin: bytes, symbol: str, smem: int) -> None:
-        driver = bindings()
+    def __init__(self, on: Device, cubin: bytes) -> None:
+        self.device = on
         with on.current(), relaxed_capture():
-            self.module = call(driver.cuModuleLoadData(cubin))
-            self.handle = call(driver.cuModuleGetFunction(self.module, symbol.encode()))
-            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            call(driver.cuFuncSetAttribute(self.handle, attribute, smem))
-        self.smem = smem
+            self.handle = call(bindings().cuModuleLoadData(cubin))
 
-    def launch(self, grid: tuple[int, int, int], threads: int, stream: int, argument: int) -> None:
-        """Launch with one pointer as the only argument. The device's context must be current."""
-        arguments = ((argument,), (ctypes.c_void_p,))
-        call(bindings().cuLaunchKernel(self.handle, *grid, threads, 1, 1, self.smem, stream, arguments, 0))
+    def function(self, symbol: str, smem: int) -> Any:
+        """The handle of a kernel that may have ``smem`` bytes of dynamic shared memory."""
+        driver = bindings()
+        with self.device.current(), relaxed_capture():
+            handle = call(driver.cuModuleGetFunction(self.handle, symbol.encode()))
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            call(driver.cuFuncSetAttribute(handle, attribute, smem))
+        return handle
+
+
+def launch_config(grid: tuple[int, int, int], threads: int, smem: int, stream: int) -> Any:
+    """What ``cuLaunchKernelEx`` wants of a launch besides its arguments; never changed once made."""
+    config = bindings().CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = grid
+    config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+    config.sharedMemBytes = smem
+    config.hStream = stream
+    config.numAttrs = 0
+    return config
 
 
 @contextlib.contextmanager
@@ -129,48 +136,3 @@ def relaxed_capture() -> Iterator[None]:
         yield
     finally:
         call(driver.cuThreadExchangeStreamCaptureMode(before))
-
-
-class Staging:
-    """Pinned host memory in slots, so that an upload is asynchronous for certain and never waits.
-
-    A copy from pageable memory may make the driver wait for the stream, and a captured one would read the memory again
-    at every replay. A slot comes back once the event behind its copy has passed, looked at and never waited for; during
-    graph capture it does not come back, because the graph reads it whenever it is replayed.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: list[tuple[int, Any]] = []
-        self._busy: dict[int, deque[tuple[int, Any]]] = {}
-
-    def upload(self, data: bytes, destination: int, stream: int) -> None:
-        """Copy ``data`` to device memory in the stream's order. The device's context must be current."""
-        driver = bindings()
-        capturing = int(call(driver.cuStreamIsCapturing(stream))) != 0
-        with self._lock:
-            slot, event = self._take(stream, len(data), reuse=not capturing)
-        ctypes.memmove(slot, data, len(data))
-        call(driver.cuMemcpyHtoDAsync(destination, slot, len(data), stream))
-        if not capturing:
-            call(driver.cuEventRecord(event, stream))
-            with self._lock:
-                self._busy.setdefault(stream, deque()).append((slot, event))
-
-    def _take(self, stream: int, size: int, *, reuse: bool) -> tuple[int, Any]:
-        if size > SLOT_BYTES:
-            raise ToolchainError("A1013", f"a parameter block of {size} bytes", expected=f"at most {SLOT_BYTES}")
-        busy = self._busy.get(stream)
-        # In one stream the oldest copy is done first.
-        if reuse and busy and int(bindings().cuEventQuery(busy[0][1])[0]) == 0:
-            return busy.popleft()
-        if not self._free:
-            self._grow()
-        return self._free.pop()
-
-    def _grow(self) -> None:
-        driver = bindings()
-        with relaxed_capture():
-            chunk = int(call(driver.cuMemHostAlloc(SLOT_BYTES * SLOTS_A_CHUNK, 0)))
-            flags = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
-            self._free = [(chunk + i * SLOT_BYTES, call(driver.cuEventCreate(flags))) for i in range(SLOTS_A_CHUNK)]

@@ -1,4 +1,4 @@
-"""Launching a kernel: an artifact on a device, its parameter block filled from a call. Never knows the IR."""
+"""A kernel on a device and the words of its parameter block, filled from a checked call. Never knows the IR."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attncc.artifact import Artifact
+from attncc.artifact import Artifact, LaunchRule
 from attncc.diagnostics import CallError
 from attncc.runtime import tensors
 from attncc.runtime.block import Packer
-from attncc.runtime.driver import Device, Function, device
-from attncc.runtime.layouts import Padded, Shapes
+from attncc.runtime.driver import Device, Module, device
+from attncc.runtime.layouts import Layout, Shapes
+from attncc.runtime.slots import Slots, check_size
 from attncc.runtime.tensors import View
 
 PerRequest = int | View | None  # an i32, or i32[batch] on the device, or not given
@@ -21,23 +22,68 @@ _I32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """A checked call, as the kernel needs it. ``lse`` is None where the caller does not want it."""
+class Frame:
+    """The rows of a call: all that a state keeps of it besides the caller's own arguments."""
 
-    layout: Padded
+    layout: Layout
+    kv_layout: Layout
+    shapes: Shapes
+    library: str
+    dtype: str
+    device: str
+
+    @property
+    def index(self) -> int:
+        """The CUDA device."""
+        return int(self.device[5:])
+
+    @property
+    def tokens(self) -> int:
+        """How many rows a state has: the ragged tokens, or every row of the padded batch."""
+        return self.shapes.qo_tokens if self.layout.ragged else self.shapes.batch * self.shapes.qo_len
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A checked call, as the kernel needs it. ``out`` and ``lse`` are None where the call makes none."""
+
+    layout: Layout
+    kv_layout: Layout
     shapes: Shapes
     q: View
     k: View
     v: View
-    out: View
+    out: View | None
     lse: View | None
     sm_scale: float | View | None
     q_start: PerRequest
     k_start: PerRequest
     qo_lens: View | None
     kv_lens: View | None
+    qo_indptr: View | None
+    kv_indptr: View | None
     params: Mapping[str, Any]  # a Python scalar, or a View with one element per request
     captures: Mapping[str, View]
+
+    @property
+    def tokens(self) -> int:
+        return self.frame().tokens
+
+    def frame(self) -> Frame:
+        return Frame(self.layout, self.kv_layout, self.shapes, self.q.library, self.q.dtype, self.q.device)
+
+    def given(self) -> tuple[Any, ...]:
+        """The values of plan.GIVEN as the caller's arrays and numbers."""
+        values = (
+            self.sm_scale,
+            self.q_start,
+            self.k_start,
+            self.qo_lens,
+            self.kv_lens,
+            self.qo_indptr,
+            self.kv_indptr,
+        )
+        return tuple(value.array if isinstance(value, View) else value for value in values)
 
 
 class Kernel:
@@ -48,37 +94,26 @@ class Kernel:
         self.artifact = artifact
         self.device = on
         self.packer = Packer(manifest.abi)
-        self.rule = manifest.launch
+        check_size(self.packer.size)
         # What a grid expression may name: the integers of Launch, which are 0 where a call does not set them.
         self.sizes = {
             word.name.removeprefix("launch."): word.name
             for word in manifest.abi.words
             if word.ctype == "i32" and word.name.startswith("launch.")
         }
-        self.function = Function(on, artifact.cubin, artifact.main.symbol, self.rule.smem)
+        module = Module(on, artifact.cubin)
+        self.main = module.function(artifact.main.symbol, manifest.launch.smem)
+        self.merge: Any = None
+        if manifest.merge is not None:
+            self.merge = module.function(manifest.entries["merge"].symbol, manifest.merge.smem)
+        self.slots = slots(on.index)
 
-    def launch(self, call: Inputs) -> None:
-        """Launch on the caller's current stream. Raises CallError A0840 (alignment), A0844 (too large)."""
-        manifest = self.artifact.manifest
-        for name in ("q", "k", "v", "out"):
-            check_alignment(name, getattr(call, name), call.layout, manifest.alignment)
-        words = launch_words(call, own_scale=manifest.own_scale)
-        grid = self.rule.grid_of({name: int(words.get(word, 0)) for name, word in self.sizes.items()})
-        check_grid(call.shapes, grid)
-        keep: list[Any] = []  # converted arrays: the allocator may reuse them once the launch is in the stream
-        for parameter in manifest.abi.params:
-            words.update(_scalar_words(parameter.word, parameter.type, call.params[parameter.name], keep))
-        for capture in manifest.abi.tensors:
-            words.update(_tensor_words(capture.word, call.captures[capture.name]))
-        data = self.packer.pack(words)
-        with self.device.current():
-            stream = tensors.stream_of(call.q)
-            block = tensors.view(tensors.empty(call.q, (len(data),), "u8"), "block")
-            self.device.staging.upload(data, block.pointer, stream)
-            self.function.launch(grid, self.rule.threads, stream, block.pointer)
+    def grid(self, rule: LaunchRule, words: Mapping[str, int | float]) -> tuple[int, int, int]:
+        return rule.grid_of({name: int(words.get(word, 0)) for name, word in self.sizes.items()})
 
 
 _kernels: dict[tuple[int, str], Kernel] = {}
+_slots: dict[int, Slots] = {}
 _lock = threading.Lock()
 
 
@@ -93,26 +128,31 @@ def kernel(artifact: Artifact, index: int) -> Kernel:
     return found
 
 
+def slots(index: int) -> Slots:
+    """The parameter blocks of a device, shared by all its kernels."""
+    found = _slots.get(index)
+    return found if found is not None else _slots.setdefault(index, Slots(device(index)))
+
+
 def launch_words(call: Inputs, *, own_scale: bool) -> dict[str, int | float]:
     """The words of ``Launch``. ``own_scale``: the variant computes sm_scale unless the call gives one; NaN says not."""
-    shapes, layout = call.shapes, call.layout
+    shapes = call.shapes
     words: dict[str, int | float] = {
         "launch.q": call.q.pointer,
         "launch.k": call.k.pointer,
         "launch.v": call.v.pointer,
-        "launch.out": call.out.pointer,
         "launch.batch": shapes.batch,
         "launch.num_heads": shapes.num_heads,
         "launch.num_kv_heads": shapes.num_kv_heads,
         "launch.group": shapes.group,
         "launch.max_qo_len": shapes.qo_len,
         "launch.max_kv_len": shapes.kv_len,
+        "launch.split_tokens": call.tokens,
     }
-    strided = [("q", call.q), ("k", call.k), ("v", call.v), ("out", call.out)]
-    if call.lse is not None:
-        words["launch.lse"] = call.lse.pointer
-        strided.append(("lse", call.lse))
-    for name, tensor in strided:
+    strided = [("q", call.q, call.layout), ("k", call.k, call.kv_layout), ("v", call.v, call.kv_layout)]
+    strided += [(name, made, call.layout) for name, made in (("out", call.out), ("lse", call.lse)) if made is not None]
+    for name, tensor, layout in strided:
+        words[f"launch.{name}"] = tensor.pointer
         batch, head, token = layout.strides(tensor)
         words[f"launch.{name}_stride.batch"] = batch
         words[f"launch.{name}_stride.head"] = head
@@ -132,13 +172,44 @@ def launch_words(call: Inputs, *, own_scale: bool) -> dict[str, int | float]:
         words["launch.k_starts"] = call.k_start.pointer
     elif call.k_start is not None:
         words["launch.k_start"] = call.k_start
-    for name, lens in (("qo_lens", call.qo_lens), ("kv_lens", call.kv_lens)):
-        if lens is not None:
-            words[f"launch.{name}"] = lens.pointer
+    for name in ("qo_lens", "kv_lens", "qo_indptr", "kv_indptr"):
+        values: View | None = getattr(call, name)
+        if values is not None:
+            words[f"launch.{name}"] = values.pointer
     return words
 
 
-def check_alignment(name: str, tensor: View, layout: Padded, alignment: int) -> None:
+def scalar_words(word: str, kind: str, value: Any) -> dict[str, int | float]:
+    """The words of one parameter: a number, or one per request on the device."""
+    if not isinstance(value, View):
+        return {f"{word}.value": float(value) if kind == "f32" else int(value)}
+    return {f"{word}.data": value.pointer}
+
+
+def tensor_words(word: str, tensor: View, dims: tuple[str, ...], indptr: View | None) -> dict[str, int | float]:
+    """The words of a captured tensor. ``indptr``: of the ragged operand whose tokens it is over, if it lies like that.
+
+    Ragged, [tokens, ...] stands for [batch, len, ...]: the batch axis is the indptr's.
+    """
+    sizes, strides = tensor.shape, tensor.strides
+    words: dict[str, int | float] = {f"{word}.data": tensor.pointer}
+    if indptr is not None and len(sizes) == len(dims) - 1:
+        sizes, strides = (indptr.shape[0] - 1, *sizes), (0, *strides)
+        words[f"{word}.indptr"] = indptr.pointer
+    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
+        words[f"{word}.extent[{axis}]"] = size
+        words[f"{word}.stride[{axis}]"] = stride
+    return words
+
+
+def token_indptr(inputs: Inputs, dims: tuple[str, ...]) -> View | None:
+    """The indptr of the tokens a captured tensor over [batch, qo_len or kv_len, ...] runs over, if those are ragged."""
+    if dims[:1] != ("batch",) or len(dims) < 2:
+        return None
+    return {"qo_len": inputs.qo_indptr, "kv_len": inputs.kv_indptr}.get(dims[1])
+
+
+def check_alignment(name: str, tensor: View, layout: Layout, alignment: int) -> None:
     """Raises CallError A0840 unless every row of the tensor starts at a multiple of ``alignment`` bytes."""
     if 0 in tensor.shape:
         return
@@ -170,7 +241,7 @@ def check_grid(shapes: Shapes, grid: tuple[int, int, int]) -> None:
             got=f"{shapes.num_kv_heads} KV heads, {shapes.batch} requests",
             help="split the batch into several calls",
         )
-    longest = max(shapes.qo_len * max(shapes.group, 1), shapes.kv_len)
+    longest = max(shapes.qo_len * max(shapes.group, 1), shapes.kv_len, shapes.qo_tokens, shapes.kv_tokens)
     if longest > _I32_MAX - 4096:
         raise CallError(
             "A0844",
@@ -179,20 +250,3 @@ def check_grid(shapes: Shapes, grid: tuple[int, int, int]) -> None:
             got=str(longest),
             help="split the sequence into several calls",
         )
-
-
-def _scalar_words(word: str, kind: str, value: Any, keep: list[Any]) -> dict[str, int | float]:
-    if not isinstance(value, View):
-        return {f"{word}.value": float(value) if kind == "f32" else int(value)}
-    if kind == "bool":  # a kernel reads four bytes
-        keep.append(tensors.as_i32(value))
-        value = tensors.view(keep[-1], word)
-    return {f"{word}.data": value.pointer}
-
-
-def _tensor_words(word: str, tensor: View) -> dict[str, int | float]:
-    words: dict[str, int | float] = {f"{word}.data": tensor.pointer}
-    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.strides, strict=True)):
-        words[f"{word}.extent[{axis}]"] = size
-        words[f"{word}.stride[{axis}]"] = stride
-    return words

@@ -1,4 +1,6 @@
-"""How query, key, value and output lie in memory: one front door so far, the padded batch. Knows no kernel."""
+"""How query, key, value and output lie in memory: padded and ragged batches, heads before or after tokens. Knows no
+kernel.
+"""
 
 from __future__ import annotations
 
@@ -9,39 +11,51 @@ from attncc.runtime.tensors import View
 
 
 @dataclass(frozen=True)
-class Padded:
-    """A padded batch: ``nhd`` is [batch, len, heads, dim], ``hnd`` is [batch, heads, len, dim].
+class Layout:
+    """How the tokens and heads of one operand lie.
 
-    Requests shorter than the storage say so with ``qo_lens`` and ``kv_lens``.
+    ``nhd`` is [batch, len, heads, dim], ``hnd`` [batch, heads, len, dim]; requests shorter than the storage say so with
+    ``qo_lens`` and ``kv_lens``. Ragged, all requests' tokens lie one after another: [tokens, heads, dim] or
+    [heads, tokens, dim], with an indptr i32[batch + 1] of where each request begins.
     """
 
     order: str
+    ragged: bool
+    batch_axis: int | None
     token: int
     head: int
 
+    @property
+    def rank(self) -> int:
+        return 3 if self.ragged else 4
+
     def shape(self, batch: int, length: int, heads: int, *dims: int) -> tuple[int, ...]:
-        """The shape of a tensor over tokens and heads; without ``dims`` that of an LSE."""
-        middle = (length, heads) if self.token == 1 else (heads, length)
-        return (batch, *middle, *dims)
+        """The shape of a tensor over tokens and heads; without ``dims`` that of an LSE. Ragged: ``length`` tokens."""
+        middle = (length, heads) if self.token < self.head else (heads, length)
+        return (*middle, *dims) if self.ragged else (batch, *middle, *dims)
 
     @property
     def axes(self) -> str:
-        return "[batch, len, heads, dim]" if self.token == 1 else "[batch, heads, len, dim]"
+        length = "tokens" if self.ragged else "len"
+        middle = f"{length}, heads" if self.token < self.head else f"heads, {length}"
+        return f"[{middle}, dim]" if self.ragged else f"[batch, {middle}, dim]"
 
     def strides(self, tensor: View) -> tuple[int, int, int]:
         """Element strides over batch, head and token; 0 on an axis that has no second element."""
-        batch, head, token = (
-            tensor.strides[axis] if tensor.shape[axis] > 1 else 0 for axis in (0, self.head, self.token)
-        )
-        return batch, head, token
+
+        def along(axis: int | None) -> int:
+            return 0 if axis is None or tensor.shape[axis] <= 1 else tensor.strides[axis]
+
+        return along(self.batch_axis), along(self.head), along(self.token)
 
 
-LAYOUTS = {"nhd": Padded("nhd", token=1, head=2), "hnd": Padded("hnd", token=2, head=1)}
+LAYOUTS = {"nhd": Layout("nhd", False, 0, token=1, head=2), "hnd": Layout("hnd", False, 0, token=2, head=1)}
+RAGGED = {"nhd": Layout("nhd", True, None, token=0, head=1), "hnd": Layout("hnd", True, None, token=1, head=0)}
 
 
-def padded(name: object) -> Padded:
+def layout_of(name: object, *, ragged: bool = False) -> Layout:
     """The layout called ``name``. Raises CallError A0830."""
-    found = LAYOUTS.get(name) if isinstance(name, str) else None
+    found = (RAGGED if ragged else LAYOUTS).get(name) if isinstance(name, str) else None
     if found is None:
         raise CallError(
             "A0830",
@@ -55,7 +69,9 @@ def padded(name: object) -> Padded:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The sizes of one call. ``qo_len`` and ``kv_len`` count storage: the longest request."""
+    """The sizes of one call. ``qo_len`` and ``kv_len`` are the longest request, or a bound of it; ``qo_tokens`` and
+    ``kv_tokens`` count the tokens of ragged storage, and are 0 in a padded batch.
+    """
 
     batch: int
     num_heads: int
@@ -64,6 +80,8 @@ class Shapes:
     head_dim_v: int
     qo_len: int
     kv_len: int
+    qo_tokens: int = 0
+    kv_tokens: int = 0
 
     @property
     def group(self) -> int:
@@ -71,39 +89,83 @@ class Shapes:
 
     def extents(self) -> dict[str, int]:
         """What captured tensors' dims are expressed in."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: getattr(self, name) for name in EXTENTS}
 
 
-def read_shapes(layout: Padded, q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...]) -> Shapes:
-    """The sizes of a call from its tensors' shapes. Raises CallError A0834 (rank), A0835 (sizes), A0836 (heads)."""
-    for name, shape in (("q", q), ("k", k), ("v", v)):
-        if len(shape) != 4:
+EXTENTS = ("batch", "num_heads", "num_kv_heads", "head_dim", "head_dim_v", "qo_len", "kv_len")
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """What a call says of one ragged operand: how many requests its indptr has, and the longest, if that is known."""
+
+    batch: int
+    max_len: int | None
+
+
+def read_shapes(
+    layout: Layout,
+    q: tuple[int, ...],
+    k: tuple[int, ...],
+    v: tuple[int, ...],
+    *,
+    kv_layout: Layout | None = None,
+    qo: Ragged | None = None,
+    kv: Ragged | None = None,
+) -> Shapes:
+    """The sizes of a call from its tensors' shapes; ``kv_layout`` None: as ``layout``.
+
+    ``qo`` and ``kv`` go with ragged layouts; without a longest length, all tokens bound it. Raises CallError A0834
+    (rank), A0835 (sizes), A0836 (heads).
+    """
+    places = (layout, kv_layout or layout, kv_layout or layout)
+    for name, shape, place in zip("qkv", (q, k, v), places, strict=True):
+        if len(shape) != place.rank:
             raise CallError(
                 "A0834",
                 f"`{name}` has {len(shape)} dimensions",
-                expected=f"4: {layout.axes}",
+                expected=f"{place.rank}: {place.axes}",
                 got=f"shape {list(shape)}",
-                help="add a batch axis of 1 for a single request",
+                help="ragged tensors, those with an indptr, have no batch axis"
+                if place.ragged
+                else "add a batch axis of 1 for a single request",
             )
-    token, head = layout.token, layout.head
-    _same("k", "q", "batch", k[0], q[0], layout)
-    _same("v", "k", "batch", v[0], k[0], layout)
-    _same("k", "q", "head_dim", k[3], q[3], layout)
-    _same("v", "k", "len", v[token], k[token], layout)
-    _same("v", "k", "heads", v[head], k[head], layout)
-    heads, kv_heads = q[head], k[head]
+    own, other = places[0], places[1]
+    q_batch = qo.batch if qo is not None else q[0]
+    kv_batch = kv.batch if kv is not None else k[0]
+    _same("k", "q", "batch", kv_batch, q_batch, other)
+    if not other.ragged:
+        _same("v", "k", "batch", v[0], k[0], other)
+    _same("k", "q", "head_dim", k[-1], q[-1], other)
+    _same("v", "k", "len", v[other.token], k[other.token], other)
+    _same("v", "k", "heads", v[other.head], k[other.head], other)
+    heads, kv_heads = q[own.head], k[other.head]
     if heads % kv_heads if kv_heads else heads:
         raise CallError(
             "A0836",
             f"{heads} query heads cannot share {kv_heads} KV heads",
             expected="a number of query heads that is a multiple of the KV heads",
             got=f"q {list(q)}, k {list(k)} in layout {layout.order}",
-            help=f"the head axis of layout '{layout.order}' is axis {head}; is the other layout meant?",
+            help=f"the head axis of layout '{layout.order}' is axis {own.head}; is the other layout meant?",
         )
-    return Shapes(q[0], heads, kv_heads, q[3], v[3], q[token], k[token])
+    return Shapes(
+        q_batch,
+        heads,
+        kv_heads,
+        q[-1],
+        v[-1],
+        _longest(q[own.token], qo),
+        _longest(k[other.token], kv),
+        q[own.token] if qo is not None else 0,
+        k[other.token] if kv is not None else 0,
+    )
 
 
-def _same(one: str, other: str, axis: str, got: int, expected: int, layout: Padded) -> None:
+def _longest(length: int, ragged: Ragged | None) -> int:
+    return length if ragged is None or ragged.max_len is None else min(length, ragged.max_len)
+
+
+def _same(one: str, other: str, axis: str, got: int, expected: int, layout: Layout) -> None:
     if got != expected:
         raise CallError(
             "A0835",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,85 @@ def view(value: object, name: str) -> View:
     return View(array, library, array.data.ptr, array.shape, strides, dtype, f"cuda:{array.device.id}")
 
 
+@dataclass(frozen=True)
+class Library:
+    """What repeated calls do with the arrays of one library, without a View: each is called several times a launch.
+
+    - ``signature(array)``: everything but the pointer that a check of the array looks at, hashable.
+    - ``pointer(array)``: the address of its first element.
+    - ``empty(shape, dtype, device)``: an uninitialised array, in the order of the device's current stream.
+    - ``stream(device)``: the driver's handle of that stream.
+    """
+
+    name: str
+    signature: Callable[[Any], Any]
+    pointer: Callable[[Any], int]
+    empty: Callable[[tuple[int, ...], Any, int], Any]
+    stream: Callable[[int], int]
+    dtypes: dict[str, Any]  # by storage type, for ``empty``
+
+
+@functools.cache
+def library(kind: Any) -> Library | None:
+    """The library whose plain arrays are of type ``kind``; None for every other type, subclasses included."""
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and kind in (torch.Tensor, torch.nn.Parameter):
+        return _torch_library()
+    if cupy is not None and kind is cupy.ndarray:
+        return _cupy_library()
+    return None
+
+
+def library_named(name: str) -> Library:
+    """torch's or cupy's."""
+    return _torch_library() if name == "torch" else _cupy_library()
+
+
+@functools.cache
+def _torch_library() -> Library:
+    torch = sys.modules["torch"]
+    grad_mode, tensor, make = torch.is_grad_enabled, torch.Tensor, torch.empty
+    devices = [torch.device("cuda", index) for index in range(64)]
+    # What generated code of torch itself calls; the public way makes two objects.
+    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+
+    def signature(array: Any) -> Any:
+        grad = array.requires_grad and grad_mode()
+        return array.shape, array.stride(), array.dtype, array.get_device(), grad
+
+    def empty(shape: tuple[int, ...], dtype: Any, device: int) -> Any:
+        return make(shape, dtype=dtype, device=devices[device])
+
+    def stream(device: int) -> int:
+        handle: int = torch.cuda.current_stream(device).cuda_stream
+        return handle
+
+    return Library("torch", signature, tensor.data_ptr, empty, raw or stream, _torch_names())
+
+
+@functools.cache
+def _cupy_library() -> Library:
+    cupy = sys.modules["cupy"]
+
+    def signature(array: Any) -> Any:
+        return array.shape, array.strides, array.dtype, array.device.id
+
+    def pointer(array: Any) -> int:
+        address: int = array.data.ptr
+        return address
+
+    def empty(shape: tuple[int, ...], dtype: Any, device: int) -> Any:
+        with cupy.cuda.Device(device):
+            return cupy.empty(shape, dtype)
+
+    def stream(device: int) -> int:
+        with cupy.cuda.Device(device):
+            handle: int = cupy.cuda.get_current_stream().ptr
+        return handle
+
+    return Library("cupy", signature, pointer, empty, stream, _NUMPY)
+
+
 def requires_grad(tensor: View) -> bool:
     """Whether autograd would want a gradient through this tensor now."""
     if tensor.library != "torch" or not tensor.array.requires_grad:
@@ -175,15 +255,17 @@ def as_i32(tensor: View) -> Any:
     return tensor.array.astype("int32")
 
 
-def stream_of(tensor: View) -> int:
-    """The caller's current stream of the tensor's library and device, as the driver's handle."""
+def repeated(tensor: View, count: int) -> Any:
+    """A 0-d array as [count] of its value, made on the current stream: a graph's replay makes it again."""
     if tensor.library == "torch":
-        handle: int = sys.modules["torch"].cuda.current_stream(tensor.index).cuda_stream
-        return handle
-    cupy = sys.modules["cupy"]
-    with cupy.cuda.Device(tensor.index):
-        handle = cupy.cuda.get_current_stream().ptr
-    return handle
+        return tensor.array.expand(count).contiguous()
+    module = sys.modules[tensor.library]
+    return module.ascontiguousarray(module.broadcast_to(tensor.array, (count,)))
+
+
+def stacked(arrays: Sequence[Any]) -> Any:
+    """Arrays of one shape as one with a new first axis, on the current stream."""
+    return sys.modules[library_of(arrays[0]) or "numpy"].stack(list(arrays))
 
 
 def to_numpy(tensor: View) -> Any:

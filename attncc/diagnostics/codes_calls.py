@@ -262,7 +262,7 @@ most the length of the storage. Tensors lie on the device of q; torch makes int6
     "A0843": Entry(
         "`sm_scale` is not a finite number",
         """
-`sm_scale` is a finite number, or an f32 tensor with one value per request on the device of q. A scale per head is a
+`sm_scale` is a finite number, or an f32 tensor, without axes or with one value per request, on the device of q. A scale per head is a
 part of the formula: write it into the variant, `sm_scale = scale[h]`.
 """,
     ),
@@ -282,8 +282,8 @@ The log-sum-exp belongs to a softmax. A variant with `weight`, or with several b
     "A0847": Entry(
         "a parameter per request has the wrong shape",
         """
-A parameter is one Python number, or a contiguous tensor with one value per request. A 0-d tensor on the GPU is neither:
-reading it would wait for the GPU.
+A parameter is one Python number, a tensor without axes, or a contiguous tensor with one value per request. What lies
+on the GPU is read by the kernel: a captured graph sees the value of the day at every replay.
 
     gemma2(softcap=caps[:, 0])                  # fails: every other element
     gemma2(softcap=caps[:, 0].contiguous())     # works
@@ -309,6 +309,44 @@ reading it would wait for the GPU.
         """
 An operand declared `query[heads, dim]` is laid out as q is, one declared `key[heads, dim]` as k is, each with the heads
 and channels of its declaration.
+""",
+    ),
+    "A0851": Entry(
+        "an indptr that describes no batch",
+        """
+In a ragged batch the tokens of all requests lie one after another, [tokens, heads, dim], and an indptr, i32[batch + 1],
+says where each request begins: request b has the tokens from indptr[b] up to indptr[b + 1]. Two requests of 3 and 4
+tokens:
+
+    qo_indptr=torch.tensor([0, 3, 7], dtype=torch.int32, device=q.device)
+
+`max_qo_len` and `max_kv_len`, ints, are the longest request; they go with an indptr. On a GPU the values are trusted:
+reading them would wait for the device.
+""",
+    ),
+    "A0852": Entry(
+        "this call has no partial state",
+        """
+`partial=True` gives a state that `attncc.merge_states` combines with others and finishes. It is no result yet: it goes
+with neither `out`, nor `return_lse`, nor `return_emits`, and a variant with branches or extra outputs has none.
+""",
+    ),
+    "A0853": Entry(
+        "states that do not merge",
+        """
+`attncc.merge_states` takes what calls with `partial=True` gave: states of the same rows, heads and dtype, on one device,
+and of one kind of reduction. It finishes once, with the sink, the denominator and the output of one variant: of states
+that come from several variants, name it.
+
+    attncc.merge_states([prefix, suffix])                      # both from `causal`
+    attncc.merge_states([prefix, suffix], variant=causal)      # one of them from a variant without a mask
+""",
+    ),
+    "A0854": Entry(
+        "a number of splits",
+        """
+`num_splits` is an int from 1 on: how many parts the keys are cut into, each computed by blocks of their own and combined
+in order. Without it, attncc cuts where the batch alone does not fill the GPU.
 """,
     ),
 }

@@ -16,19 +16,22 @@ import torch
 import attncc
 from attncc.codegen.compile import KernelSpec, compile_variant
 from attncc.diagnostics import CallError
-from attncc.runtime import driver, launch, tensors
+from attncc.runtime import api, calls, checks, driver, launch, plan, slots, splits, tensors
 from attncc.runtime.block import Packer
-from attncc.runtime.layouts import LAYOUTS, Shapes
+from attncc.runtime.layouts import LAYOUTS, RAGGED, Shapes
+from attncc.runtime.splits import Splits
 from attncc.runtime.tensors import View, view
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 # What a call may ask of the driver. None of these waits for the device; loading and pinning happen before the first
-# launch or once in a few hundred.
-ONCE = {"cuMemHostAlloc", "cuEventCreate", "cuModuleLoadData", "cuModuleGetFunction", "cuFuncSetAttribute"}
-ONCE |= {"cuThreadExchangeStreamCaptureMode"}
-EVERY_CALL = {"cuCtxPushCurrent", "cuCtxPopCurrent", "cuStreamIsCapturing", "cuMemcpyHtoDAsync", "cuEventRecord"}
-EVERY_CALL |= {"cuEventQuery", "cuLaunchKernel"}
+# launch, and what a page of slots needs once in as many launches as it has slots.
+ONCE = {"cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction"}
+ONCE |= {"cuFuncSetAttribute", "cuMemHostAlloc", "cuMemAlloc", "cuEventCreate", "cuThreadExchangeStreamCaptureMode"}
+A_PAGE = {"cuEventRecord", "cuEventQuery", "cuThreadExchangeStreamCaptureMode"}
+EVERY_CALL = {"cuCtxGetCurrent", "cuStreamIsCapturing", "cuMemcpyHtoDAsync", "cuLaunchKernelEx"}
+ELSEWHERE = {"cuCtxPushCurrent", "cuCtxPopCurrent"}  # where the device's context is not current
+CONTEXT = 1234
 
 
 class FakeDriver:
@@ -40,11 +43,16 @@ class FakeDriver:
         self.event_done = True
         self.pinned: list[Any] = []
         self.CUdevice_attribute = SimpleNamespace(
-            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor"
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major",
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
+            CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT="sms",
         )
         self.CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="smem")
         self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED="relaxed")
         self.CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
+        self.CUdeviceptr = self.CUstream = int
+        self.CUlaunchConfig = SimpleNamespace
+        self.current = CONTEXT
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> tuple[Any, ...]:
@@ -55,10 +63,14 @@ class FakeDriver:
 
     def answer(self, name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         if name == "cuDeviceGetAttribute":
-            return (9 if arguments[0] == "major" else 0,)
+            return ({"major": 9, "minor": 0, "sms": 132}[arguments[0]],)
+        if name == "cuDevicePrimaryCtxRetain":
+            return (CONTEXT,)
+        if name == "cuCtxGetCurrent":
+            return (self.current,)
         if name == "cuStreamIsCapturing":
             return (self.capturing,)
-        if name == "cuMemHostAlloc":
+        if name in ("cuMemHostAlloc", "cuMemAlloc"):
             self.pinned.append(ctypes.create_string_buffer(arguments[0]))
             return (ctypes.addressof(self.pinned[-1]),)
         if name == "cuMemcpyHtoDAsync":
@@ -79,11 +91,27 @@ class FakeDriver:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     made = FakeDriver()
-    monkeypatch.setattr(driver, "bindings", lambda: made)
-    monkeypatch.setattr(tensors, "stream_of", lambda tensor: 77)
+    for module in (driver, plan, slots):
+        monkeypatch.setattr(module, "bindings", lambda: made)
+    library = tensors.library_named("torch")
+    on_host = replace(
+        library,
+        empty=lambda shape, dtype, device: torch.empty(shape, dtype=dtype),
+        stream=lambda device: STREAM,
+        signature=lambda array: (array.shape, array.stride(), array.dtype, array.get_device(), array.requires_grad),
+    )
+    monkeypatch.setattr(tensors, "_torch_library", lambda: on_host)
+    monkeypatch.setattr(launch, "_slots", {})
+    monkeypatch.setattr(launch, "_kernels", {})
+    monkeypatch.setattr(calls, "_plans", {})
+    tensors.library.cache_clear()
     driver.device.cache_clear()
     yield made
     driver.device.cache_clear()
+    tensors.library.cache_clear()
+
+
+STREAM = 77
 
 
 def on_gpu(tensor: torch.Tensor) -> View:
@@ -99,7 +127,8 @@ def inputs(layout: str = "nhd", **changes: Any) -> launch.Inputs:
         on_gpu(torch.zeros(place.shape(2, length, heads, 64), dtype=torch.bfloat16))
         for length, heads in ((5, 4), (9, 2), (9, 2), (5, 4))
     )
-    base = launch.Inputs(place, shapes, q, k, v, out, None, None, None, None, None, None, {}, {})
+    given = dict.fromkeys(("lse", "sm_scale", "q_start", "k_start", "qo_lens", "kv_lens", "qo_indptr", "kv_indptr"))
+    base = launch.Inputs(place, place, shapes, q, k, v, out, **given, params={}, captures={})
     return replace(base, **changes)
 
 
@@ -107,6 +136,16 @@ def kernel(name: str) -> launch.Kernel:
     (only,) = module = attncc.load(EXAMPLES / f"{name}.attn")
     variant = module[only].definition.instantiate({})
     return launch.Kernel(compile_variant(variant, KernelSpec("sm_90a", "bf16", 64)), driver.device(0))
+
+
+def run(made: launch.Kernel, call: launch.Inputs, *, splits: Splits | None = None, partial: bool = False) -> Any:
+    """Plan a checked call and launch it."""
+    cut = splits or Splits(1, 9)
+    prepared = plan.Plan(None, made, tensors.library_named("torch"), call, cut, partial=partial)
+    arrays = {name: value.array if isinstance(value, View) else value for name, value in call.params.items()}
+    captures = {name: value.array for name, value in call.captures.items()}
+    out = None if call.out is None or partial else call.out.array
+    return prepared.run(call.q.array, call.k.array, call.v.array, out, call.given(), arrays, captures)
 
 
 def sent(made: launch.Kernel, fake: FakeDriver) -> dict[str, int | float]:
@@ -117,37 +156,53 @@ def sent(made: launch.Kernel, fake: FakeDriver) -> dict[str, int | float]:
     return {name: values[position] for name, position in packer.index.items()}
 
 
+def started(fake: FakeDriver) -> list[Any]:
+    """The configurations of the launches, in order."""
+    return [arguments[0] for name, arguments in fake.calls if name == "cuLaunchKernelEx"]
+
+
 def test_the_kernel_gets_the_block_it_was_sent(fake: FakeDriver) -> None:
     made = kernel("causal")
-    made.launch(inputs())
+    run(made, inputs())
     upload = next(arguments for name, arguments in fake.calls if name == "cuMemcpyHtoDAsync")
-    started = next(arguments for name, arguments in fake.calls if name == "cuLaunchKernel")
-    rule = made.rule
-    assert upload[2] == made.packer.size
-    assert started[1:7] == (
-        *rule.grid_of({"max_qo_len": 5, "group": 2, "num_kv_heads": 2, "batch": 2}),
-        rule.threads,
-        1,
-        1,
+    config, _, argument, extra = next(arguments for name, arguments in fake.calls if name == "cuLaunchKernelEx")
+    rule = made.artifact.manifest.launch
+    assert (upload[2], upload[3], extra) == (made.packer.size, STREAM, 0)
+    assert (config.gridDimX, config.gridDimY, config.gridDimZ) == rule.grid_of(
+        {"max_qo_len": 5, "group": 2, "num_kv_heads": 2, "batch": 2}
     )
-    assert started[7:9] == (rule.smem, 77)
-    assert started[9] == ((upload[0],), (ctypes.c_void_p,))
+    assert (config.blockDimX, config.sharedMemBytes, config.hStream) == (rule.threads, rule.smem, STREAM)
+    pointer = ctypes.c_void_p.from_address(argument).value
+    assert ctypes.c_uint64.from_address(pointer or 0).value == upload[0]
 
 
 def test_nothing_a_call_asks_of_the_driver_waits(fake: FakeDriver) -> None:
     made = kernel("gemma2")
     call = inputs(params={"softcap": on_gpu(torch.ones(2)), "w": 4}, kv_lens=on_gpu(torch.ones(2, dtype=torch.int32)))
-    made.launch(call)
-    assert set(fake.names()) <= ONCE | EVERY_CALL | {"cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain"}
+    run(made, call)
+    assert set(fake.names()) <= ONCE | EVERY_CALL | ELSEWHERE
     fake.calls.clear()
-    made.launch(call)
+    run(made, call)
     assert set(fake.names()) == EVERY_CALL
+    for _ in range(slots.SLOTS_A_PAGE):
+        run(made, call)
+    assert set(fake.names()) == EVERY_CALL | A_PAGE
+
+
+def test_a_thread_without_the_context_gets_it_for_the_launch(fake: FakeDriver) -> None:
+    made = kernel("causal")
+    run(made, inputs())
+    fake.calls.clear()
+    fake.current = 0
+    run(made, inputs())
+    assert fake.names()[1] == "cuCtxPushCurrent"
+    assert fake.names()[-1] == "cuCtxPopCurrent"
 
 
 @pytest.mark.parametrize("layout", ["nhd", "hnd"])
 def test_strides_follow_the_layout(fake: FakeDriver, layout: str) -> None:
     made = kernel("causal")
-    made.launch(inputs(layout))
+    run(made, inputs(layout))
     words = sent(made, fake)
     token, head = (4 * 64, 64) if layout == "nhd" else (64, 5 * 64)
     assert [words[f"launch.q_stride.{axis}"] for axis in ("batch", "head", "token")] == [5 * 4 * 64, head, token]
@@ -157,7 +212,7 @@ def test_strides_follow_the_layout(fake: FakeDriver, layout: str) -> None:
 
 def test_defaults_of_scale_and_starts(fake: FakeDriver) -> None:
     made = kernel("causal")
-    made.launch(inputs())
+    run(made, inputs())
     words = sent(made, fake)
     assert words["launch.sm_scale.value"] == pytest.approx(0.125)
     assert (words["launch.explicit_q_start"], words["launch.q_starts"], words["launch.k_starts"]) == (0, 0, 0)
@@ -166,11 +221,11 @@ def test_defaults_of_scale_and_starts(fake: FakeDriver) -> None:
 def test_given_starts_and_scales(fake: FakeDriver) -> None:
     made = kernel("causal")
     starts, scales = on_gpu(torch.tensor([3, 4], dtype=torch.int32)), on_gpu(torch.tensor([0.5, 2.0]))
-    made.launch(inputs(q_start=0, k_start=7, sm_scale=2.0))
+    run(made, inputs(q_start=0, k_start=7, sm_scale=2.0))
     words = sent(made, fake)
     assert (words["launch.explicit_q_start"], words["launch.q_start"], words["launch.k_start"]) == (1, 0, 7)
     assert words["launch.sm_scale.value"] == 2.0
-    made.launch(inputs(q_start=starts, k_start=starts, sm_scale=scales))
+    run(made, inputs(q_start=starts, k_start=starts, sm_scale=scales))
     words = sent(made, fake)
     assert (words["launch.q_starts"], words["launch.k_starts"]) == (starts.pointer, starts.pointer)
     assert words["launch.sm_scale.data"] == scales.pointer
@@ -182,50 +237,53 @@ def test_a_variant_with_a_scale_of_its_own_is_told_that_none_was_given(fake: Fak
     variant = attncc.load(path).scaled.definition.instantiate({})
     made = launch.Kernel(compile_variant(variant, KernelSpec("sm_90a", "bf16", 64)), driver.device(0))
     scales = on_gpu(torch.ones(4))
-    made.launch(inputs(captures={"s": scales}))
+    run(made, inputs(captures={"s": scales}))
     assert math.isnan(sent(made, fake)["launch.sm_scale.value"])
-    made.launch(inputs(captures={"s": scales}, sm_scale=0.5))
+    run(made, inputs(captures={"s": scales}, sm_scale=0.5))
     assert sent(made, fake)["launch.sm_scale.value"] == 0.5
 
 
 def test_parameters_and_captured_tensors(fake: FakeDriver) -> None:
     made = kernel("longformer")
     flags = on_gpu(torch.zeros(9, 4, dtype=torch.bool)[:, ::2].T)
-    made.launch(inputs(params={"w": 11}, captures={"is_global": flags}))
+    run(made, inputs(params={"w": 11}, captures={"is_global": flags}))
     words = sent(made, fake)
     assert (words["w.value"], words["w.data"]) == (11, 0)
     assert words["is_global.data"] == flags.pointer
     assert [words[f"is_global.extent[{axis}]"] for axis in (0, 1)] == [2, 9]
     assert [words[f"is_global.stride[{axis}]"] for axis in (0, 1)] == [2, 4]
     per_request = on_gpu(torch.tensor([1, 2], dtype=torch.int32))
-    made.launch(inputs(params={"w": per_request}, captures={"is_global": flags}))
+    run(made, inputs(params={"w": per_request}, captures={"is_global": flags}))
     assert sent(made, fake)["w.data"] == per_request.pointer
 
 
-def test_a_slot_is_reused_once_its_copy_is_done_and_never_waited_for(fake: FakeDriver) -> None:
-    made = kernel("causal")
-    for _ in range(3 * driver.SLOTS_A_CHUNK):
-        made.launch(inputs())
+def test_a_slot_is_reused_once_its_launch_is_done_and_never_waited_for(fake: FakeDriver) -> None:
+    made, call = kernel("causal"), inputs()
+    a_chunk = slots.SLOTS_A_PAGE * slots.PAGES_A_CHUNK
+    for _ in range(3 * a_chunk):
+        run(made, call)
     assert fake.times("cuMemHostAlloc") == 1
     fake.event_done = False  # the device is far behind
-    for _ in range(2 * driver.SLOTS_A_CHUNK):
-        made.launch(inputs())
-    assert fake.times("cuMemHostAlloc") == 3
-    slots = {arguments[1] for name, arguments in fake.calls if name == "cuMemcpyHtoDAsync"}
-    assert len(slots) == 2 * driver.SLOTS_A_CHUNK + 1
+    fake.calls.clear()
+    for _ in range(2 * a_chunk):
+        run(made, call)
+    assert fake.times("cuMemHostAlloc") == 2
+    places = [arguments[1] for name, arguments in fake.calls if name == "cuMemcpyHtoDAsync"]
+    assert len(set(places)) == 2 * a_chunk
 
 
 def test_what_a_graph_captured_is_never_overwritten(fake: FakeDriver) -> None:
     made = kernel("causal")
     fake.capturing = 1
-    made.launch(inputs(q_start=5))
+    run(made, inputs(q_start=5))
     assert "cuEventRecord" not in fake.names()
-    captured = next(arguments[1] for name, arguments in fake.calls if name == "cuMemcpyHtoDAsync")
-    before = ctypes.string_at(captured, made.packer.size)
+    upload = next(arguments for name, arguments in fake.calls if name == "cuMemcpyHtoDAsync")
+    before = [ctypes.string_at(int(place), made.packer.size) for place in upload[:2]]
     fake.capturing = 0
-    for _ in range(3 * driver.SLOTS_A_CHUNK):
-        made.launch(inputs(q_start=6))
-    assert ctypes.string_at(captured, made.packer.size) == before
+    call = inputs(q_start=6)
+    for _ in range(3 * slots.SLOTS_A_PAGE * slots.PAGES_A_CHUNK):
+        run(made, call)
+    assert [ctypes.string_at(int(place), made.packer.size) for place in upload[:2]] == before
 
 
 def test_a_failed_driver_call_is_named(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,11 +292,67 @@ def test_a_failed_driver_call_is_named(fake: FakeDriver, monkeypatch: pytest.Mon
     class Status(int):
         name = "CUDA_ERROR_ILLEGAL_ADDRESS"
 
-    monkeypatch.setattr(fake, "cuLaunchKernel", lambda *arguments: (Status(700),), raising=False)
+    fake.current = 0
+    monkeypatch.setattr(fake, "cuLaunchKernelEx", lambda *arguments: (Status(700),), raising=False)
     with pytest.raises(attncc.AttnccError, match="CUDA_ERROR_ILLEGAL_ADDRESS") as caught:
-        made.launch(inputs())
+        run(made, inputs())
     assert caught.value.code == "A1013"
     assert fake.times("cuCtxPushCurrent") == fake.times("cuCtxPopCurrent")
+
+
+def test_splits_are_launched_then_merged(fake: FakeDriver) -> None:
+    made = kernel("causal")
+    run(made, inputs(), splits=Splits(3, 64))
+    words, (main, merge) = sent(made, fake), started(fake)
+    manifest = made.artifact.manifest
+    assert manifest.merge is not None
+    assert (words["launch.num_splits"], words["launch.split_cols"], words["launch.split_tokens"]) == (3, 64, 10)
+    assert words["launch.split_out"] != 0
+    assert words["launch.merged_out"] == 0
+    assert main.gridDimX == 3 * manifest.launch.grid_of({"max_qo_len": 5, "group": 2, "num_kv_heads": 2, "batch": 2})[0]
+    assert merge.gridDimX == manifest.merge.grid_of({"max_qo_len": 5, "num_heads": 4, "batch": 2})[0]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_partial_call_leaves_a_state(fake: FakeDriver, count: int) -> None:
+    made = kernel("causal")
+    result = run(made, inputs(out=None), splits=Splits(count, 64), partial=True)
+    words = sent(made, fake)
+    places = result.acc.data_ptr(), result.state.data_ptr()
+    written = "split_out", "split_state"
+    assert len(started(fake)) == (1 if count == 1 else 2)
+    if count > 1:
+        written = "merged_out", "merged_state"
+        assert words["launch.split_out"] not in (0, places[0])
+    assert tuple(words[f"launch.{name}"] for name in written) == places
+    assert result.acc.shape == (10, 4, 64)
+    assert result.state.shape == (10, 4, 2)
+
+
+def test_one_value_for_all_requests_is_repeated_on_the_device(fake: FakeDriver) -> None:
+    made = kernel("gemma2")
+    run(made, inputs(params={"softcap": on_gpu(torch.tensor(3.0)), "w": 4}, sm_scale=on_gpu(torch.tensor(0.5))))
+    words = sent(made, fake)
+    for name in ("softcap.data", "launch.sm_scale.data"):
+        assert words[name] != 0
+
+
+def test_ragged_batches(fake: FakeDriver) -> None:
+    made = kernel("documents")
+    shapes = Shapes(3, 4, 2, 64, 64, 5, 9, 12, 20)
+    place = RAGGED["nhd"]
+    q, k, v, out = (
+        on_gpu(torch.zeros(tokens, heads, 64, dtype=torch.bfloat16))
+        for tokens, heads in ((12, 4), (20, 2), (20, 2), (12, 4))
+    )
+    qo, kv, doc = (on_gpu(torch.zeros(n, dtype=torch.int32)) for n in (4, 4, 20))
+    ragged: dict[str, Any] = {"layout": place, "kv_layout": place, "shapes": shapes, "q": q, "k": k, "v": v, "out": out}
+    run(made, replace(inputs(), **ragged, qo_indptr=qo, kv_indptr=kv, captures={"doc": doc}))
+    words = sent(made, fake)
+    assert (words["launch.qo_indptr"], words["launch.kv_indptr"]) == (qo.pointer, kv.pointer)
+    assert [words[f"launch.q_stride.{axis}"] for axis in ("batch", "head", "token")] == [0, 64, 256]
+    assert (words["launch.batch"], words["launch.max_qo_len"], words["launch.split_tokens"]) == (3, 5, 12)
+    assert (words["doc.indptr"], words["doc.extent[0]"], words["doc.stride[1]"]) == (kv.pointer, 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +367,7 @@ def test_rows_that_are_not_aligned_are_refused(
         buffer = torch.empty(math.prod(shape) + offset, dtype=torch.bfloat16)
     q = on_gpu(buffer[offset:].view(shape)[..., :64])
     with pytest.raises(CallError, match=what) as caught:
-        kernel("causal").launch(inputs(q=q))
+        run(kernel("causal"), inputs(q=q))
     assert caught.value.code == "A0840"
 
 
@@ -277,3 +391,140 @@ def test_the_block_packs_every_word_at_its_offset() -> None:
         assert kind.from_buffer_copy(data, word.offset).value == values[word.name]
     with pytest.raises(KeyError):
         Packer(abi).pack({"launch.unknown": 1})
+
+
+# Whole calls ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def everywhere_gpu(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    """Every tensor says it is on a GPU, so that public calls reach the fake driver."""
+
+    def seen(value: object, name: str) -> View:
+        return replace(view(value, name), device="cuda:0")
+
+    for module in (tensors, checks):
+        monkeypatch.setattr(module, "view", seen)
+    return fake
+
+
+def count_checks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    found: list[None] = []
+    original = calls.checked
+
+    def counted(*arguments: Any) -> launch.Inputs:
+        found.append(None)
+        return original(*arguments)
+
+    monkeypatch.setattr(api, "checked", counted)
+    return found
+
+
+def qkv(length: int = 9, dim: int = 64) -> Any:
+    return [torch.zeros(2, n, heads, dim, dtype=torch.bfloat16) for n, heads in ((5, 4), (length, 2), (length, 2))]
+
+
+def test_a_call_like_an_earlier_one_is_not_checked_again(
+    everywhere_gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = count_checks(monkeypatch)
+    gemma2 = attncc.load(EXAMPLES / "gemma2.attn").gemma2
+    arrays = qkv()
+    for cap in (1.0, 2.0, 3.0):
+        attncc.attention(*arrays, gemma2(softcap=cap, w=int(cap)), sm_scale=cap, return_lse=True)
+    assert len(found) == 1
+    assert everywhere_gpu.times("cuLaunchKernelEx") == 3
+    (made,) = launch._kernels.values()
+    words = sent(made, everywhere_gpu)
+    assert (words["softcap.value"], words["w.value"], words["launch.sm_scale.value"]) == (3.0, 3, 3.0)
+    attncc.attention(*qkv(), gemma2(softcap=1.0, w=1), sm_scale=1.0, return_lse=True)  # other addresses
+    assert len(found) == 1
+    attncc.attention(*qkv(10), gemma2(softcap=1.0, w=1), sm_scale=1.0, return_lse=True)
+    assert len(found) == 2
+    assert len(launch._kernels) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("A0843", {"sm_scale": float("nan")}),
+        ("A0842", {"q_start": -1}),
+        ("A0842", {"k_start": 2**31}),
+        ("A0854", {"num_splits": 0}),
+    ],
+)
+def test_a_bad_value_is_told_from_a_good_one_of_its_type(
+    everywhere_gpu: FakeDriver, code: str, change: dict[str, Any]
+) -> None:
+    good: dict[str, Any] = {"sm_scale": 1.0, "q_start": 3, "k_start": 3, "num_splits": 2}
+    passing: dict[str, Any] = {name: good[name] for name in change}
+    attncc.attention(*qkv(), **passing)
+    before = everywhere_gpu.times("cuLaunchKernelEx")
+    with pytest.raises(CallError) as caught:
+        attncc.attention(*qkv(), **change)
+    assert caught.value.code == code
+    assert everywhere_gpu.times("cuLaunchKernelEx") == before
+
+
+def test_an_output_that_overlaps_is_told_from_one_that_does_not(everywhere_gpu: FakeDriver) -> None:
+    q, k, v = qkv()
+    out = torch.empty_like(q)
+    attncc.attention(q, k, v, out=out)
+    with pytest.raises(CallError, match="A0841"):
+        attncc.attention(q, k, v, out=q)
+
+
+def test_rows_off_alignment_are_told_from_aligned_ones(everywhere_gpu: FakeDriver) -> None:
+    q, k, v = qkv()
+    buffer = torch.zeros(q.numel() + 64, dtype=torch.bfloat16)
+    skip = -buffer.data_ptr() // 2 % 8
+    attncc.attention(buffer[skip : skip + q.numel()].view(q.shape), k, v)
+    with pytest.raises(CallError, match="A0840"):
+        attncc.attention(buffer[skip + 1 : skip + 1 + q.numel()].view(q.shape), k, v)
+
+
+def test_a_gradient_is_seen_in_a_call_like_an_earlier_one(everywhere_gpu: FakeDriver) -> None:
+    q, k, v = qkv()
+    attncc.attention(q, k, v)
+    with pytest.raises(CallError, match="A0838"):
+        attncc.attention(q.requires_grad_(), k, v)
+
+
+def test_a_requirement_is_checked_for_every_value(everywhere_gpu: FakeDriver, tmp_path: Path) -> None:
+    path = tmp_path / "capped.attn"
+    path.write_text('variant capped(c: f32) {\n require c > 0.0, "a positive cap"\n logits = c * tanh(score / c)\n}')
+    capped = attncc.load(path).capped
+    attncc.attention(*qkv(), capped(c=2.0))
+    with pytest.raises(CallError, match="A0812"):
+        attncc.attention(*qkv(), capped(c=-2.0))
+
+
+# How keys are split --------------------------------------------------------------------------------------------------
+
+H200 = {"block_m": 128, "block_n": 64, "blocks": 132}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "count"),
+    [
+        (Shapes(64, 32, 8, 128, 128, 1, 4096), 1),  # 512 blocks fill the GPU
+        (Shapes(1, 32, 8, 128, 128, 1, 131072), 16),  # 8 blocks: 16 parts
+        (Shapes(1, 8, 8, 128, 128, 1, 512), 2),  # two parts of four tiles
+        (Shapes(1, 8, 8, 128, 128, 1, 256), 1),
+        (Shapes(4, 32, 8, 128, 128, 2048, 2048), 1),
+        (Shapes(16, 32, 8, 128, 128, 16, 32768, 16, 200_000), 1),  # ragged decode of 16 requests: 128 blocks
+        (Shapes(2, 32, 8, 128, 128, 2, 32768, 2, 60_000), 8),  # of two: 16 blocks
+    ],
+)
+def test_keys_are_split_where_the_batch_does_not_fill_the_gpu(shapes: Shapes, count: int) -> None:
+    found = splits.choose(shapes, **H200)
+    assert found.count == count
+    assert found.cols % 64 == 0
+    assert (found.count - 1) * found.cols < shapes.kv_len <= found.count * found.cols
+
+
+def test_the_number_of_parts_can_be_given() -> None:
+    shapes = Shapes(64, 32, 8, 128, 128, 1, 1000)
+    assert splits.choose(shapes, **H200, wanted=3) == Splits(3, 384)
+    assert splits.choose(shapes, **H200, wanted=1000) == Splits(16, 64)
+    assert splits.choose(Shapes(2, 4, 4, 64, 64, 3, 0), **H200, wanted=2) == Splits(1, 64)

@@ -1,0 +1,357 @@
+"""A checked call, prepared to be repeated: everything but pointers and values is decided, so that a call costs little.
+
+A plan belongs to a key: the variant, the options, and of every tensor all that the checks look at except its address.
+Calls of equal keys differ in addresses and values alone, which go into a copy of the plan's parameter block. Never
+knows the IR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from attncc.runtime import tensors
+from attncc.runtime.driver import bindings, call, launch_config
+from attncc.runtime.launch import (
+    Inputs,
+    Kernel,
+    check_alignment,
+    check_grid,
+    launch_words,
+    scalar_words,
+    tensor_words,
+    token_indptr,
+)
+from attncc.runtime.slots import Lane, captured
+from attncc.runtime.splits import Splits
+from attncc.runtime.tensors import Library, View
+
+# The arguments of a call that are a number or a tensor, in the order in which they travel: the word of a tensor's
+# address, the word of a number.
+GIVEN = {
+    "sm_scale": ("launch.sm_scale.data", "launch.sm_scale.value"),
+    "q_start": ("launch.q_starts", "launch.q_start"),
+    "k_start": ("launch.k_starts", "launch.k_start"),
+    "qo_lens": ("launch.qo_lens", None),
+    "kv_lens": ("launch.kv_lens", None),
+    "qo_indptr": ("launch.qo_indptr", None),
+    "kv_indptr": ("launch.kv_indptr", None),
+}
+_SIZE = {"ptr": 8, "i64": 8, "i32": 4, "u32": 4, "f32": 4}
+F32_MAX = 3.4028234663852886e38
+_I32_MAX = 2**31 - 1
+
+
+class Results(NamedTuple):
+    """What a call gives: arrays of the caller's library. A partial call has ``acc`` and ``state``, and no ``out``."""
+
+    out: Any
+    lse: Any = None
+    acc: Any = None
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An output to allocate; ``fill`` where rows may stay unwritten."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    fill: float | None
+
+
+class Plan:
+    """See the module. ``variant`` is kept so that its identity, a part of the key, is not given to another.
+
+    Raises CallError A0840 (alignment), A0844 (too large).
+    """
+
+    def __init__(
+        self, variant: object, kernel: Kernel, library: Library, inputs: Inputs, splits: Splits, *, partial: bool
+    ) -> None:
+        manifest = kernel.artifact.manifest
+        shapes, layout = inputs.shapes, inputs.layout
+        self.variant = variant
+        self.kernel = kernel
+        self.library = library
+        self.device = inputs.q.index
+        self.partial = partial
+        self.splits = splits.count
+        self.frame = inputs.frame()
+        self.unaligned = manifest.alignment - 1
+        places = (("q", inputs.q, layout), ("k", inputs.k, inputs.kv_layout), ("v", inputs.v, inputs.kv_layout))
+        for name, tensor, place in places:
+            check_alignment(name, tensor, place, manifest.alignment)
+        self.spans = [
+            (tensor.span[0] - tensor.pointer, tensor.span[1] - tensor.pointer) for _, tensor, _ in places
+        ]  # in bytes from the first element
+        self.out_span = (0, 0)
+        if inputs.out is not None:
+            check_alignment("out", inputs.out, layout, manifest.alignment)
+            self.out_span = (inputs.out.span[0] - inputs.out.pointer, inputs.out.span[1] - inputs.out.pointer)
+        self._arrays(inputs, splits)
+
+        words = launch_words(inputs, own_scale=manifest.own_scale)
+        if splits.count > 1 or partial:
+            words["launch.num_splits"], words["launch.split_cols"] = splits.count, splits.cols
+        x, y, z = kernel.grid(manifest.launch, words)
+        self.grid = (x * splits.count, y, z)
+        check_grid(shapes, self.grid)
+        self.launches = [(kernel.main, self.grid, manifest.launch)]
+        if splits.count > 1:
+            assert manifest.merge is not None
+            grid = kernel.grid(manifest.merge, words)
+            check_grid(shapes, grid)
+            self.launches.append((kernel.merge, grid, manifest.merge))
+        for parameter in manifest.abi.params:
+            value = inputs.params[parameter.name]
+            if not isinstance(value, View) or (value.shape and parameter.type != "bool"):
+                words.update(scalar_words(parameter.word, parameter.type, value))
+        for capture in manifest.abi.tensors:
+            indptr = token_indptr(inputs, capture.dims)
+            words.update(tensor_words(capture.word, inputs.captures[capture.name], capture.dims, indptr))
+        self.template = kernel.packer.pack(words)
+        self.size = len(self.template)
+        self._writes(inputs)
+        # The lane of each stream and the configurations of the launches on it.
+        self._lanes: dict[int, tuple[Lane, tuple[tuple[Any, Any], ...]]] = {}
+        driver = bindings()
+        self._context = int(kernel.device.context)
+        self._current, self._capturing = driver.cuCtxGetCurrent, driver.cuStreamIsCapturing
+        self._copy, self._launch = driver.cuMemcpyHtoDAsync, driver.cuLaunchKernelEx
+
+    def nothing(self, out: Any) -> Results:
+        """The results of a call that has no row to compute."""
+        if self.partial:
+            return Results(None, None, self._make(self.acc), self._make(self.state))
+        made = self._make(self.out) if out is None else out
+        return Results(made, None if self.lse is None else self._make(self.lse))
+
+    def _arrays(self, inputs: Inputs, splits: Splits) -> None:
+        """What a call allocates."""
+        shapes, layout, f32 = inputs.shapes, inputs.layout, self.library.dtypes["f32"]
+        length = shapes.qo_tokens if layout.ragged else shapes.qo_len
+        loose = layout.ragged or inputs.qo_lens is not None  # rows that belong to no request may be there
+        out_shape = layout.shape(shapes.batch, length, shapes.num_heads, shapes.head_dim_v)
+        self.out = _Array(out_shape, inputs.q.array.dtype, 0.0 if loose else None)
+        self.lse: _Array | None = None
+        if inputs.lse is not None:
+            lse_shape = layout.shape(shapes.batch, length, shapes.num_heads)
+            self.lse = _Array(lse_shape, f32, float("-inf") if loose else None)
+        rows = (inputs.tokens, shapes.num_heads)
+        self.acc = _Array((*rows, shapes.head_dim_v), f32, 0.0 if loose else None)
+        self.state = _Array((*rows, 2), f32, 0.0 if loose else None)
+        self.split_acc = _Array((splits.count, *rows, shapes.head_dim_v), f32, None)
+        self.split_state = _Array((splits.count, *rows, 2), f32, None)
+
+    def _writes(self, inputs: Inputs) -> None:
+        """Which words each call writes, and from what."""
+        manifest = self.kernel.artifact.manifest
+        place = {word.name: (word.offset // _SIZE[word.ctype], word.ctype) for word in manifest.abi.words}
+
+        def at(name: str) -> int:
+            return place[f"launch.{name}"][0]
+
+        self.at_inputs = at("q"), at("k"), at("v")
+        self.at_out, self.at_lse = at("out"), at("lse")
+        self.at_split = at("split_out"), at("split_state")
+        self.at_merged = at("merged_out"), at("merged_state")
+        pointers: list[tuple[int, int]] = []
+        repeated: list[tuple[int, int]] = []
+        numbers: list[tuple[int, int, bool]] = []
+        for index, (name, (data, value)) in enumerate(GIVEN.items()):
+            given = getattr(inputs, name)
+            if isinstance(given, View):
+                (pointers if given.shape else repeated).append((index, place[data][0]))
+            elif given is not None:
+                assert value is not None
+                numbers.append((index, place[value][0], name == "sm_scale"))
+        self.given_pointers, self.given_numbers, self.given_repeated = tuple(pointers), tuple(numbers), tuple(repeated)
+        params: dict[str, list[tuple[str, int]]] = {kind: [] for kind in ("data", "f32", "i32", "u32", "convert")}
+        for parameter in manifest.abi.params:
+            found = inputs.params[parameter.name]
+            if isinstance(found, View):
+                kind = "data" if found.shape and parameter.type != "bool" else "convert"
+                params[kind].append((parameter.name, place[f"{parameter.word}.data"][0]))
+            else:
+                index, ctype = place[f"{parameter.word}.value"]
+                params[ctype].append((parameter.name, index))
+        self.param_pointers, self.param_converted = tuple(params["data"]), tuple(params["convert"])
+        self.converts = bool(self.given_repeated or self.param_converted)
+        self.param_floats, self.param_ints, self.param_uints = (tuple(params[kind]) for kind in ("f32", "i32", "u32"))
+        self.bools = {parameter.name for parameter in manifest.abi.params if parameter.type == "bool"}
+        self.captures = tuple((capture.name, place[f"{capture.word}.data"][0]) for capture in manifest.abi.tensors)
+        self.batch = inputs.shapes.batch
+
+    def run(
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        out: Any,
+        given: tuple[Any, ...],
+        params: Mapping[str, Any],
+        captures: Mapping[str, Any],
+    ) -> Results | None:
+        """Launch on the caller's current stream; ``given`` as in GIVEN.
+
+        None, and nothing launched, where an address or a value does not pass: the checks have the words for it.
+        """
+        pointer = self.library.pointer
+        at_q, at_k, at_v = pointer(q), pointer(k), pointer(v)
+        for index, _, is_float in self.given_numbers:
+            value = given[index]
+            if not (abs(value) <= F32_MAX if is_float else 0 <= value <= _I32_MAX):
+                return None
+        keep: Any = None
+        converted: list[tuple[int, int]] = []
+        if self.converts:
+            keep, converted = self._convert(given, params)
+        acc = state = lse = None
+        at_out = 0
+        if self.partial:
+            acc, state = self._make(self.acc), self._make(self.state)
+        else:
+            if out is None:
+                out = self._make(self.out)
+                at_out = pointer(out)
+            else:
+                at_out = pointer(out)
+                low, high = at_out + self.out_span[0], at_out + self.out_span[1]
+                for address, (first, last) in zip((at_q, at_k, at_v), self.spans, strict=True):
+                    if low < address + last and address + first < high:
+                        return None
+            if self.lse is not None:
+                lse = self._make(self.lse)
+        if (at_q | at_k | at_v | at_out) & self.unaligned:
+            return None
+        if self.splits > 1:
+            keep = (keep, self._make(self.split_acc), self._make(self.split_state))
+            split = pointer(keep[1]), pointer(keep[2])
+        elif self.partial:
+            split = pointer(acc), pointer(state)
+        else:
+            split = None
+
+        stream = self.library.stream(self.device)
+        found = self._lanes.get(stream)
+        if found is None:
+            found = self._lane(stream)
+        lane, launches = found
+        # torch and cupy keep the primary context current; a thread that has used neither yet has none.
+        status, context = self._current()
+        pushed = bool(status) or int(context) != self._context
+        if pushed:
+            call(bindings().cuCtxPushCurrent(self.kernel.device.context))
+        try:
+            with lane.lock:
+                status, capturing = self._capturing(lane.stream)
+                if status:
+                    call((status,))
+                slot = lane.take_captured() if int(capturing) else lane.take()
+                slot.bytes[: self.size] = self.template
+                words = slot.words
+                place_q, place_k, place_v = self.at_inputs
+                words[place_q], words[place_k], words[place_v] = at_q, at_k, at_v
+                words[self.at_out] = at_out
+                if lse is not None:
+                    words[self.at_lse] = pointer(lse)
+                if split is not None:
+                    words[self.at_split[0]], words[self.at_split[1]] = split
+                    if self.partial and self.splits > 1:
+                        words[self.at_merged[0]], words[self.at_merged[1]] = pointer(acc), pointer(state)
+                for index, place in self.given_pointers:
+                    words[place] = pointer(given[index])
+                for index, place, is_float in self.given_numbers:
+                    (slot.floats if is_float else slot.ints)[place] = given[index]
+                for name, place in self.param_pointers:
+                    words[place] = pointer(params[name])
+                for name, place in self.param_floats:
+                    slot.floats[place] = params[name]
+                for name, place in self.param_ints:
+                    slot.ints[place] = params[name]
+                for name, place in self.param_uints:
+                    slot.uints[place] = params[name]
+                for name, place in self.captures:
+                    words[place] = pointer(captures[name])
+                for place, address in converted:
+                    words[place] = address
+                status = self._copy(slot.device, slot.host, self.size, lane.stream)[0]
+                if status:
+                    call((status,))
+                for function, config in launches:
+                    status = self._launch(config, function, slot.argument, 0)[0]
+                    if status:
+                        call((status,))
+        finally:
+            if pushed:
+                call(bindings().cuCtxPopCurrent())
+        del keep  # the allocator may reuse it from here on, in the order of the stream
+        return Results(out, lse, acc, state)
+
+    def _make(self, wanted: _Array) -> Any:
+        made = self.library.empty(wanted.shape, wanted.dtype, self.device)
+        if wanted.fill is not None:
+            tensors.fill(made, wanted.fill)
+        return made
+
+    def _convert(self, given: tuple[Any, ...], params: Mapping[str, Any]) -> tuple[Any, list[tuple[int, int]]]:
+        """Arrays that a kernel cannot read as they are, converted on the stream: 0-d ones, and bools."""
+        made = []
+        for index, place in self.given_repeated:
+            view = tensors.view(given[index], "value")
+            made.append((place, tensors.repeated(view, self.batch)))
+        for name, place in self.param_converted:
+            view = tensors.view(params[name], name)
+            if name in self.bools:
+                view = tensors.view(tensors.as_i32(view), name)
+            made.append((place, view.array if view.shape else tensors.repeated(view, self.batch)))
+        return made, [(place, self.library.pointer(array)) for place, array in made]
+
+    def _lane(self, stream: int) -> tuple[Lane, tuple[tuple[Any, Any], ...]]:
+        lane = self.kernel.slots.lane(stream)
+        launches = tuple(
+            (function, launch_config(grid, rule.threads, rule.smem, stream)) for function, grid, rule in self.launches
+        )
+        found = self._lanes[stream] = lane, launches
+        return found
+
+
+def launch_merge(kernel: Kernel, inputs: Inputs, accs: Any, numbers: Any) -> None:
+    """Combine stacked states, f32 [states, tokens, heads, ...], into ``inputs.out`` and ``inputs.lse`` on the stream.
+
+    ``inputs`` is a call over the states' rows; its q, k and v are not read.
+    """
+    manifest = kernel.artifact.manifest
+    assert manifest.merge is not None
+    of = tensors.library_named(inputs.q.library)
+    words = launch_words(replace(inputs, q=_NOWHERE, k=_NOWHERE, v=_NOWHERE), own_scale=manifest.own_scale)
+    words["launch.split_out"], words["launch.split_state"] = of.pointer(accs), of.pointer(numbers)
+    words["launch.num_splits"] = accs.shape[0]
+    keep = []
+    for parameter in manifest.abi.params:
+        value = inputs.params[parameter.name]
+        if isinstance(value, View):
+            array = tensors.as_i32(value) if parameter.type == "bool" else value.array
+            array = array if value.shape else tensors.repeated(tensors.view(array, "value"), inputs.shapes.batch)
+            keep.append(array)
+            value = tensors.view(array, parameter.name)
+        words.update(scalar_words(parameter.word, parameter.type, value))
+    for capture in manifest.abi.tensors:
+        indptr = token_indptr(inputs, capture.dims)
+        words.update(tensor_words(capture.word, inputs.captures[capture.name], capture.dims, indptr))
+    grid = kernel.grid(manifest.merge, words)
+    check_grid(inputs.shapes, grid)
+    data = kernel.packer.pack(words)
+    driver, stream = bindings(), of.stream(inputs.q.index)
+    lane = kernel.slots.lane(stream)
+    config = launch_config(grid, manifest.merge.threads, manifest.merge.smem, stream)
+    with kernel.device.current(), lane.lock:
+        slot = lane.take_captured() if captured(lane.stream) else lane.take()
+        slot.bytes[: len(data)] = data
+        call(driver.cuMemcpyHtoDAsync(slot.device, slot.host, len(data), lane.stream))
+        call(driver.cuLaunchKernelEx(config, kernel.merge, slot.argument, 0))
+
+
+_NOWHERE = View(None, "", 0, (0, 0, 0, 0), (0, 0, 0, 0), "bf16", "")
