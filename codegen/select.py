@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from attncc.codegen.targets import target
 from attncc.diagnostics import Note, Span, UnsupportedError
+from attncc.ir.extents import channel_lengths
 from attncc.ir.nodes import After, Load, Variant
 from attncc.ir.walk import walk
 from attncc.passes.dependence import dependence, stage
 from attncc.passes.diagonals import on_diagonal
+from attncc.passes.scale import is_scaled_dot
 
 # In order of preference; the last one is the portable family, which serves most.
 FAMILIES = ("mma_sm80",)
@@ -82,7 +84,11 @@ class KernelSpec:
 
 @dataclass(frozen=True)
 class Features:
-    """What of a variant decides whether a family runs it: the hooks it writes, in the families' words."""
+    """What of a variant decides whether a family runs it, in the families' words.
+
+    The hooks it writes, and branch, emit, operands, after. A ``score`` that is a function of dot(query, key) is no
+    feature: every family has that product.
+    """
 
     hooks: frozenset[str]
 
@@ -112,6 +118,8 @@ def features(variant: Variant) -> Features:
         hooks = branch.hooks()
         # Every softmax kernel takes a scale of its own; a variant that writes the hook only computes it.
         found |= hooks.keys() - {"sm_scale"}
+        if branch.score is not None and (variant.operands or is_scaled_dot(branch)):
+            found.discard("score")
         if branch.weight is not None and any(isinstance(node, After) for node in walk(branch.weight)):
             found.add("after")
     if len(variant.branches) > 1:
@@ -129,15 +137,18 @@ def choose(variant: Variant, spec: KernelSpec) -> Choice:
     """The first family that refuses nothing.
 
     Raises UnsupportedError A0703 with every family's reasons, or A0704 with those of the forced one, each naming what
-    is not served; the span is the first unserved hook's.
+    is not served; the span is the first unserved hook's. Raises LanguageError A0405, A0406 where vectors and slices do
+    not fit the spec's head dims.
     """
     spec.check()
     used = features(variant)
+    lengths = _lengths(variant, spec) if len(variant.branches) == 1 else []
     refused: dict[str, tuple[str, ...]] = {}
     for name in (spec.family,) if spec.family is not None else FAMILIES:
         module = family(name)
         hooks = module.refuse(used)
         reasons = [*(f"{_describe(hook)} is not served" for hook in hooks)]
+        reasons += lengths
         reasons += module.refuse_shape(spec.dtype, spec.head_dim, spec.dim_v, spec.arch)
         if not reasons:
             heavy = used.hooks | ({"gather"} if _gathers(variant) else set())
@@ -147,6 +158,19 @@ def choose(variant: Variant, spec: KernelSpec) -> Choice:
             return Choice(name, config, refused)
         refused[name] = tuple(reasons)
     raise _unsupported(variant, spec, refused)
+
+
+def _lengths(variant: Variant, spec: KernelSpec) -> list[str]:
+    """The vector hooks that give another number of channels than they take: no kernel has vectors of two lengths."""
+    dims = {"head_dim": spec.head_dim, "head_dim_v": spec.dim_v}
+    wanted = {"query": spec.head_dim, "key": spec.head_dim, "value": spec.dim_v, "output": spec.dim_v}
+    reasons = []
+    for label, root in variant.roots():
+        hook = label.rpartition(".")[2]
+        whole, length = wanted.get(hook), channel_lengths(root, variant, dims)[root]
+        if whole is not None and length not in (None, whole):
+            reasons.append(f"the hook `{hook}` gives {length} of {whole} channels")
+    return list(dict.fromkeys(reasons))
 
 
 def _gathers(variant: Variant) -> bool:
@@ -166,6 +190,7 @@ _DESCRIBED = {
     "branch": "more than one `branch`",
     "emit": "`emit`",
     "operands": "an extra score operand",
+    "score": "a `score` that is no function of `dot(query, key)`",
 }
 
 

@@ -32,8 +32,8 @@ Every family said no. The message has the reasons of each: hooks it does not run
 configuration for, a target it does not compile for. Nothing is approximated and nothing is left out silently; on CPU
 tensors the reference runs every variant, on a GPU none does yet.
 
-    variant gated(g: f32[batch, qo_len, num_heads]) {
-        output = out * sigmoid(g[b, row, h])     # `output` is not served by mma_sm80
+    variant peak {
+        emit top = rowmax(logits)     # `emit` is not served by mma_sm80
     }
 """,
     ),

@@ -61,6 +61,11 @@ def fold_weight(branch: Branch, scale: Expr | None = None, variant: Variant | No
     return _fold(branch, weight, ONE, scale, variant)
 
 
+def is_scaled_dot(branch: Branch) -> bool:
+    """Whether the score reads query and key through dot(query, key) alone; a kernel has no other product."""
+    return _score_of(branch, Input("dot", branch.name)) is not None
+
+
 def fold_sink(branch: Branch) -> Expr | None:
     """log2(e) · the sink logit, None without a sink."""
     if branch.sink is None:

@@ -16,7 +16,7 @@ ENTRIES: Final = {"main": "attncc_main", **merge.ENTRIES}
 HEADER: Final = "families/mma_sm80.cuh"
 
 # The hooks that a variant may write and this family runs. LSE and sm_scale belong to every softmax.
-SERVES: Final = frozenset({"logits", "mask", "sink"})
+SERVES: Final = frozenset({"query", "key", "value", "logits", "mask", "sink", "weight", "normalize", "output"})
 
 # Shared memory that one CTA may opt into, in bytes (CUDA programming guide, "technical specifications per compute
 # capability"; 1 KiB of each SM is the driver's).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,10 +17,12 @@ from attncc.artifact import Artifact
 from attncc.cache import Cache
 from attncc.codegen.compile import STAGES, KernelSpec, compile_variant, stages
 from attncc.codegen.launch_block import LAUNCH_FIELDS
-from attncc.codegen.select import FAMILIES, features
-from attncc.diagnostics import UnsupportedError
+from attncc.codegen.select import FAMILIES, choose, features
+from attncc.diagnostics import LanguageError, UnsupportedError
+from attncc.grammar import read
 from attncc.ir.nodes import Variant
 from attncc.ir.text import parse
+from attncc.passes.canonicalize import canonicalize
 from attncc.passes.tile_program import TileProgram
 
 SPEC = KernelSpec("sm_90a", "bf16", 128)
@@ -193,10 +196,8 @@ def test_lines_of_generated_code_lead_to_the_variant() -> None:
 # Refusals ----------------------------------------------------------------------------------------------------------
 
 UNSERVED = {
-    "weight": "weight = sigmoid(logits)",
-    "output": "output = out * 2.0",
-    "query": "query = query * 2.0",
-    "value": "value = value * 2.0",
+    "after": "weight = sigmoid(logits) * exp(after(-softplus(logits)))",
+    "score": "score = sm_scale * dot(abs(query), key)",
     "emit": "emit top = rowmax(logits)",
     "branch": "branch x { logits = score }\n branch y { logits = score * 2.0 }\n output = x.out - y.out",
 }
@@ -213,12 +214,48 @@ def test_what_no_family_serves_is_named(feature: str) -> None:
     assert {note.text.partition(":")[0] for note in caught.value.notes} == set(FAMILIES)
 
 
+def test_a_score_of_the_product_is_served() -> None:
+    variant = variant_of("variant v { score = sm_scale * dot(query, key) - 1.0 }")
+    assert "score" not in features(variant).hooks
+    assert choose(variant, SPEC).family == FAMILIES[-1]
+
+
+def test_vectors_of_another_length_are_refused_at_the_head_dim() -> None:
+    half = variant_of("variant v {\n query = query[0 : 64]\n key = key[0 : 64]\n}")
+    assert choose(half, replace(SPEC, head_dim=64)).family == FAMILIES[-1]
+    with pytest.raises(UnsupportedError, match="no kernel family runs `v`") as refused:
+        choose(half, SPEC)
+    assert "`query` gives 64 of 128 channels" in (refused.value.got or "")
+    with pytest.raises(LanguageError) as caught:
+        choose(half, replace(SPEC, head_dim=32))
+    assert caught.value.code == "A0406"
+
+
+SERVED_GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "served.txt"
+
+
+def test_what_is_served_of_the_acceptance_set() -> None:
+    """Every variant of tests/variants: its family, or why none runs it. ATTNCC_UPDATE_GOLDEN=1 writes the file anew."""
+    lines = []
+    for path in sorted((EXAMPLES.parent / "tests" / "variants").glob("v*.attn")):
+        for name, definition in read(path).definitions.items():
+            try:
+                answer = choose(canonicalize(definition.instantiate({})), SPEC).family
+            except UnsupportedError as error:
+                line = "?" if error.span is None else error.span.begin_position[0]
+                answer = f"no, line {line}: {error.got}"
+            lines.append(f"{path.stem} {name}: {answer}\n")
+    if os.environ.get("ATTNCC_UPDATE_GOLDEN"):
+        SERVED_GOLDEN.write_text("".join(lines))
+    assert "".join(lines) == SERVED_GOLDEN.read_text()
+
+
 def test_a_forced_family_names_everything_it_does_not_serve() -> None:
-    variant = variant_of("variant v {\n weight = sigmoid(logits)\n output = out * 2.0\n}")
+    variant = variant_of("variant v {\n score = dot(query, query) * dot(key, key)\n emit top = rowmax(logits)\n}")
     with pytest.raises(UnsupportedError) as caught:
         compile_variant(variant, replace(SPEC, family="mma_sm80", head_dim=72))
     assert caught.value.code == "A0704"
-    for what in ("weight", "output", "head_dim 72"):
+    for what in ("`score`", "emit", "head_dim 72"):
         assert what in (caught.value.got or "")
     assert caught.value.span is not None
 
