@@ -120,7 +120,7 @@ class Tile:
 _TILES: Final[tuple[tuple[int, int, int, bool, Tile], ...]] = (
     # head_dim, head_dim_v, KiB, roomy
     (64, 64, 99, False, Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2)),
-    (64, 64, 99, True, Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2)),
+    (64, 64, 99, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
     (128, 128, 163, False, Tile(128, 48, 4, 2, q_in_registers=False, min_blocks=2)),
     (128, 128, 163, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
     (128, 128, 99, True, Tile(128, 32, 8, 2, q_in_registers=False, min_blocks=1)),
@@ -133,7 +133,7 @@ _TILES: Final[tuple[tuple[int, int, int, bool, Tile], ...]] = (
 )
 
 # What makes a tile "roomy", by the names of Features.hooks.
-_HEAVY: Final = frozenset({"weight", "value", "output", "gather"})
+_HEAVY: Final = frozenset({"weight", "key", "value", "output", "gather"})
 
 
 def _tile(head_dim: int, head_dim_v: int, arch: str, *, roomy: bool) -> Tile:

@@ -62,7 +62,7 @@ CASES = (
 )
 LEAD = 3  # tokens before the first request of a ragged batch
 # What the family calls heavy, of the hand-written variants.
-HEAVY = {"sigmoid": "weight", "retention": "weight", "normed": "output", "distance": "gather"}
+HEAVY = {"rope": "key", "sigmoid": "weight", "retention": "weight", "normed": "output", "distance": "gather"}
 # (head_dim, head_dim_v), and the variants that run at each: all of them at 64 and 128.
 SHAPES: dict[tuple[int, int], tuple[str, ...]] = {
     (64, 64): variants.NAMES,

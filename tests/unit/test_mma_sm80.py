@@ -14,7 +14,7 @@ from tests.unit import mma_sm80_variants as variants
 
 ENTRY, MERGE = mma_sm80.ENTRIES["main"], mma_sm80.ENTRIES["merge"]
 # What the family calls heavy, of the hand-written variants.
-HEAVY = {"sigmoid": "weight", "retention": "weight", "normed": "output", "distance": "gather"}
+HEAVY = {"rope": "key", "sigmoid": "weight", "retention": "weight", "normed": "output", "distance": "gather"}
 
 
 def config_of(name: str, dtype: mma_sm80.Dtype, head_dim: int, head_dim_v: int, arch: str) -> mma_sm80.Config:
