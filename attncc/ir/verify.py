@@ -258,10 +258,26 @@ def _node(variant: Variant, node: Expr) -> None:
         case Input():
             if node.name not in INPUTS and node.name not in {o.name for o in variant.operands}:
                 raise _error(variant, node, "A0509", f"no input `{node.name}`", ", ".join(INPUTS))
-        case Const() | Extent() | Cast():
+        case Extent():
+            _extent(variant, node)
+        case Const() | Cast():
             pass
         case _:
             raise TypeError(f"not a node of the IR: {node!r}")
+
+
+def _extent(variant: Variant, node: Extent) -> None:
+    """A call's shapes must say how long it is: a size of the call, or an axis of a tensor by itself."""
+    if node.name not in EXTENTS and not any(dim is node for tensor in variant.tensors for dim in tensor.dims):
+        raise _error(
+            variant,
+            node,
+            "A0512",
+            f"nothing binds the extent `{node.name}`",
+            "a known extent, a constant, or a name that is an axis by itself",
+            f"`{node.name}`",
+            f"one tensor must have `{node.name}` alone as an axis",
+        )
 
 
 def _operand(variant: Variant, node: Expr, operand: Expr, allowed: frozenset[Type] | None, what: str) -> None:

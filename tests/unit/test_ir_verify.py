@@ -117,6 +117,14 @@ def test_every_hook_has_a_use_that_passes() -> None:
     assert set(branch.hooks()) | {"sink", "output", "emit"} == set(HOOKS)
 
 
+def test_an_axis_by_itself_binds_a_new_extent() -> None:
+    n = Extent("n")
+    double = Tensor("double", Storage.F32, (binary("*", n, build.i32(2)),))
+    assert code_of(Variant("x", tensors=(double,))) == "A0512"
+    assert code_of(Variant("x", tensors=(double, Tensor("single", Storage.F32, (n,))))) is None
+    assert code_of(as_mask(n)) == "A0512"
+
+
 def test_a_sink_and_a_weight_exclude_each_other() -> None:
     assert code_of(Variant("x", branches=(Branch(weight=SCORE, sink=f32(0.0)),))) == "A0409"
 
