@@ -10,7 +10,7 @@ from attncc import __version__
 from attncc.cli.console import error_format_option
 
 # In the order of `attncc --help`: how a variant comes to be, then what helps on the way.
-COMMANDS = ("check", "viz", "run", "compile", "fmt", "explain", "env")
+COMMANDS = ("check", "viz", "run", "compile", "bench", "fmt", "explain", "env")
 
 
 class _Commands(click.Group):
