@@ -9,12 +9,11 @@ from typing import Any
 from attncc.diagnostics import CallError
 from attncc.runtime import tensors
 from attncc.runtime.launch import PerRequest
-from attncc.runtime.layouts import Layout, Ragged, Shapes, read_shapes
+from attncc.runtime.layouts import MAX_START, Layout, Ragged, Shapes, read_shapes
 from attncc.runtime.tensors import View, view
 
 FLOATS = ("f32", "f16", "bf16", "f64")
 F32_MAX = 3.4028234663852886e38
-_I32_MAX = 2**31 - 1
 
 
 def check_tensors(
@@ -215,11 +214,11 @@ def check_start(name: str, value: Any, like: View, batch: int) -> PerRequest:
     if value is None or (tensors.library_of(value) is not None and (getattr(value, "ndim", 1) > 0 or like.on_gpu)):
         return check_lens(name, value, like, batch, scalar=True)
     number = _integer(name, value, "an int, or one i32 per request")
-    if not 0 <= number <= _I32_MAX:
+    if not 0 <= number <= MAX_START:
         raise CallError(
             "A0842",
             f"`{name}` is out of range",
-            expected=f"0 to {_I32_MAX}",
+            expected=f"0 to {MAX_START}",
             got=str(number),
             help="positions count from 0; leave it out to align the rows with the newest keys",
         )
@@ -263,11 +262,12 @@ def check_lens(
     if not tensor.on_gpu and batch:
         values = tensors.to_numpy(tensor)
         low, high = int(values.min()), int(values.max())
-        if low < 0 or (limit is not None and high > limit):
+        most = MAX_START if limit is None else limit
+        if not 0 <= low <= high <= most:
             raise CallError(
                 "A0842",
                 f"`{name}` is out of range for request {int(values.argmin() if low < 0 else values.argmax())}",
-                expected=f"0 to {limit if limit is not None else _I32_MAX}",
+                expected=f"0 to {most}",
                 got=str(low if low < 0 else high),
                 help="a request has between 0 rows or keys and what its storage holds"
                 if limit is not None

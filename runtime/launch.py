@@ -12,7 +12,7 @@ from attncc.diagnostics import CallError
 from attncc.runtime import tensors
 from attncc.runtime.block import Packer
 from attncc.runtime.driver import Device, Module, device
-from attncc.runtime.layouts import Layout, Shapes
+from attncc.runtime.layouts import MAX_GROUP, MAX_LEN, Layout, Shapes
 from attncc.runtime.slots import Slots, check_size
 from attncc.runtime.tensors import View
 
@@ -232,7 +232,8 @@ def check_alignment(name: str, tensor: View, layout: Layout, alignment: int) -> 
 
 
 def check_grid(shapes: Shapes, grid: tuple[int, int, int]) -> None:
-    """Raises CallError A0844 where a launch cannot have that many blocks or an index would not fit 32 bits."""
+    """Raises CallError A0844 where a launch cannot have that many blocks, an index would not fit 32 bits, or a size is
+    past what kernels are compiled for."""
     if any(n > limit for n, limit in zip(grid, GRID_LIMIT, strict=True)):
         raise CallError(
             "A0844",
@@ -240,6 +241,14 @@ def check_grid(shapes: Shapes, grid: tuple[int, int, int]) -> None:
             expected=f"at most {GRID_LIMIT[1]} KV heads and {GRID_LIMIT[2]} requests",
             got=f"{shapes.num_kv_heads} KV heads, {shapes.batch} requests",
             help="split the batch into several calls",
+        )
+    if max(shapes.qo_len, shapes.kv_len) > MAX_LEN or shapes.group > MAX_GROUP:
+        raise CallError(
+            "A0844",
+            "the call is too large for a kernel",
+            expected=f"requests of at most {MAX_LEN} tokens, at most {MAX_GROUP} query heads a KV head",
+            got=f"{max(shapes.qo_len, shapes.kv_len)} tokens, {shapes.group} query heads a KV head",
+            help="split the sequence into several calls",
         )
     longest = max(shapes.qo_len * max(shapes.group, 1), shapes.kv_len, shapes.qo_tokens, shapes.kv_tokens)
     if longest > _I32_MAX - 4096:

@@ -49,6 +49,10 @@ class Layout:
         return along(self.batch_axis), along(self.head), along(self.token)
 
 
+# What kernels are compiled for: tokens of a request, its starts, query heads of a KV head. Within these no position and
+# no packed row leaves 32 bits.
+MAX_LEN, MAX_START, MAX_GROUP = 2**28 - 1, 2**29, 2**14
+
 LAYOUTS = {"nhd": Layout("nhd", False, 0, token=1, head=2), "hnd": Layout("hnd", False, 0, token=2, head=1)}
 RAGGED = {"nhd": Layout("nhd", True, None, token=0, head=1), "hnd": Layout("hnd", True, None, token=1, head=0)}
 

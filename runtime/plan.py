@@ -23,6 +23,7 @@ from attncc.runtime.launch import (
     tensor_words,
     token_indptr,
 )
+from attncc.runtime.layouts import MAX_START
 from attncc.runtime.slots import Lane, captured
 from attncc.runtime.splits import Splits
 from attncc.runtime.tensors import Library, View
@@ -40,7 +41,6 @@ GIVEN = {
 }
 _SIZE = {"ptr": 8, "i64": 8, "i32": 4, "u32": 4, "f32": 4}
 F32_MAX = 3.4028234663852886e38
-_I32_MAX = 2**31 - 1
 
 
 class Results(NamedTuple):
@@ -202,7 +202,7 @@ class Plan:
         at_q, at_k, at_v = pointer(q), pointer(k), pointer(v)
         for index, _, is_float in self.given_numbers:
             value = given[index]
-            if not (abs(value) <= F32_MAX if is_float else 0 <= value <= _I32_MAX):
+            if not (abs(value) <= F32_MAX if is_float else 0 <= value <= MAX_START):
                 return None
         keep: Any = None
         converted: list[tuple[int, int]] = []

@@ -252,8 +252,8 @@ shares none with q, k and v, which other blocks still read while it is written.
     "A0842": Entry(
         "starts and lengths",
         """
-`q_start` and `k_start` are an int from 0 on, or one i32 per request; `qo_lens` and `kv_lens` one i32 per request, at
-most the length of the storage. Tensors lie on the device of q; torch makes int64 by default:
+`q_start` and `k_start` are an int from 0 to 2**29, or one such i32 per request; `qo_lens` and `kv_lens` one i32 per
+request, at most the length of the storage. Tensors lie on the device of q; torch makes int64 by default:
 
     kv_lens=torch.tensor([17, 512])                                        # fails: int64
     kv_lens=torch.tensor([17, 512], dtype=torch.int32, device=q.device)    # works
@@ -269,8 +269,8 @@ part of the formula: write it into the variant, `sm_scale = scale[h]`.
     "A0844": Entry(
         "too large for one launch",
         """
-A launch has at most 65535 requests and 65535 KV heads, and counts packed query rows and keys in 32 bits. Split the
-batch into several calls.
+A launch has at most 65535 requests and 65535 KV heads, and counts packed query rows and keys in 32 bits. A request has
+fewer than 2**28 tokens, and a KV head at most 16384 query heads. Split the batch into several calls.
 """,
     ),
     "A0846": Entry(

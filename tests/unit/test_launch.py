@@ -15,10 +15,12 @@ import torch
 
 import attncc
 from attncc.codegen.compile import KernelSpec, compile_variant
+from attncc.codegen.emit import intervals
+from attncc.codegen.select import MAX_HEAD_DIM
 from attncc.diagnostics import CallError
 from attncc.runtime import api, calls, checks, driver, launch, plan, slots, splits, tensors
 from attncc.runtime.block import Packer
-from attncc.runtime.layouts import LAYOUTS, RAGGED, Shapes
+from attncc.runtime.layouts import LAYOUTS, MAX_LEN, MAX_START, RAGGED, Shapes
 from attncc.runtime.splits import Splits
 from attncc.runtime.tensors import View, view
 
@@ -375,7 +377,18 @@ def test_a_batch_past_the_grid_is_refused() -> None:
     with pytest.raises(CallError, match="A0844"):
         launch.check_grid(Shapes(70_000, 4, 4, 64, 64, 1, 1), (1, 4, 70_000))
     with pytest.raises(CallError, match="A0844"):
-        launch.check_grid(Shapes(1, 8, 1, 64, 64, 2**29, 1), (2**25, 1, 1))
+        launch.check_grid(Shapes(1, 8, 1, 64, 64, 2**28 - 1, 1), (2**25, 1, 1))
+
+
+@pytest.mark.parametrize("shapes", [Shapes(1, 1, 1, 64, 64, 1, 2**28), Shapes(1, 2**15, 1, 64, 64, 1, 1)], ids=str)
+def test_what_kernels_take_for_granted_is_checked(shapes: Shapes) -> None:
+    """The emitter leaves out wrap-around where these limits exclude it."""
+    with pytest.raises(CallError, match="too large for a kernel") as caught:
+        launch.check_grid(shapes, (1, 1, 1))
+    assert caught.value.code == "A0844"
+    launch.check_grid(Shapes(1, 2**14, 1, 64, 64, 1, MAX_LEN), (1, 1, 1))
+    assert (MAX_LEN, MAX_START) == (intervals.LENGTH - 1, intervals.START)
+    assert MAX_HEAD_DIM <= intervals.CHANNELS
 
 
 def test_the_block_packs_every_word_at_its_offset() -> None:

@@ -241,6 +241,10 @@ MISTAKES: dict[str, tuple[str, Any]] = {
     "a start that is a bool": ("A0842", lambda: attncc.attention(Q, K, V, q_start=True)),
     "a negative start": ("A0842", lambda: attncc.attention(Q, K, V, k_start=-1)),
     "a start past 32 bits": ("A0842", lambda: attncc.attention(Q, K, V, q_start=2**31)),
+    "starts past the limit": (
+        "A0842",
+        lambda: attncc.attention(Q, K, V, k_start=torch.tensor([0, 2**29 + 1], dtype=I32)),
+    ),
     "negative starts": ("A0842", lambda: attncc.attention(Q, K, V, q_start=torch.tensor([0, -1], dtype=I32))),
     "64-bit starts": ("A0842", lambda: attncc.attention(Q, K, V, q_start=torch.tensor([0, 1]))),
     "a list of starts": ("A0842", lambda: attncc.attention(Q, K, V, q_start=[0, 1])),
