@@ -2,7 +2,7 @@
 
     python benchmarks/host_cost.py [--repeats 2000]
 
-Calls are so small that the GPU keeps up, and none is waited for. The least of the medians of ten rounds is given: what a
+Calls are so small that the GPU keeps up, and none is waited for. The least median of ten rounds is given: what a
 call costs where nothing else runs on its core.
 """
 
