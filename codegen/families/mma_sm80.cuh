@@ -219,8 +219,9 @@ struct ValueHook {
 
 // Leaves an item's state for `merge`.
 template <class Config, class Outputs, class Reduction>
-__device__ __forceinline__ void store_state(const Launch& launch, int b, int split, int qo_base, int nrows, const RowAt* row_at,
-                                            const Outputs& outputs, const float (&output)[Outputs::values], const Reduction& reduction) {
+__device__ __forceinline__ void store_state(const Launch& launch, int b, int split, int qo_base, int nrows,
+                                            const RowAt* row_at, const Outputs& outputs,
+                                            const float (&output)[Outputs::values], const Reduction& reduction) {
 #pragma unroll
   for (int slot = 0; slot < Outputs::rows; ++slot) {
     const RowState state = reduction.state(slot);
