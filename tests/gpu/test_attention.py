@@ -309,9 +309,11 @@ def test_f32_is_refused_on_the_gpu() -> None:
     assert caught.value.code == "A0702"
 
 
-def test_a_hook_that_no_family_serves_is_refused_by_name() -> None:
-    with pytest.raises(attncc.AttnccError, match="weight") as caught:
-        attncc.attention(*random_qkv(), example("sigmoid")(bias=-1.0))
+def test_a_hook_that_no_family_serves_is_refused_by_name(tmp_path: Any) -> None:
+    path = tmp_path / "top.attn"
+    path.write_text("variant top { emit best = rowmax(logits) }")
+    with pytest.raises(attncc.AttnccError, match="emit") as caught:
+        attncc.attention(*random_qkv(), attncc.load(path).top())
     assert caught.value.code == "A0703"
 
 
