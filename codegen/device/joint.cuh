@@ -263,10 +263,13 @@ __device__ __forceinline__ Geometry geometry(const Launch& launch, int b) {
   Geometry g;
   g.qo_base = launch.qo_indptr ? launch.qo_indptr[b] : 0;
   g.kv_base = launch.kv_indptr ? launch.kv_indptr[b] : 0;
-  g.qo_len = launch.qo_indptr ? launch.qo_indptr[b + 1] - g.qo_base
-                              : (launch.qo_lens ? launch.qo_lens[b] : launch.max_qo_len);
-  g.kv_len = launch.kv_indptr ? launch.kv_indptr[b + 1] - g.kv_base
-                              : (launch.kv_lens ? launch.kv_lens[b] : launch.max_kv_len);
+  const int rows = launch.qo_indptr ? launch.qo_indptr[b + 1] - g.qo_base
+                                    : (launch.qo_lens ? launch.qo_lens[b] : launch.max_qo_len);
+  const int cols = launch.kv_indptr ? launch.kv_indptr[b + 1] - g.kv_base
+                                    : (launch.kv_lens ? launch.kv_lens[b] : launch.max_kv_len);
+  // The host does not read lengths that lie on the device: a wrong one stays within the bounds of the call.
+  g.qo_len = rows < 0 ? 0 : (rows < launch.max_qo_len ? rows : launch.max_qo_len);
+  g.kv_len = cols < 0 ? 0 : (cols < launch.max_kv_len ? cols : launch.max_kv_len);
   g.k_start = launch.k_starts ? launch.k_starts[b] : launch.k_start;
   g.q_start = launch.q_starts         ? launch.q_starts[b]
               : launch.explicit_q_start ? launch.q_start

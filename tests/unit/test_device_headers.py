@@ -241,7 +241,7 @@ def test_starts_default_to_the_newest_tokens_and_indptr_gives_lengths(probe: cty
     def at(b: int, **given: int | np.ndarray) -> list[int]:
         block = ctypes.create_string_buffer(LAUNCH_BYTES)
         for field in LAUNCH_FIELDS:
-            value = given.get(field.name, 0)
+            value = given.get(field.name, 99 if field.name.startswith("max_") else 0)
             word = value.ctypes.data if isinstance(value, np.ndarray) else value
             block[field.offset : field.offset + field.size] = word.to_bytes(
                 field.size, "little", signed=field.size == 4
@@ -257,6 +257,10 @@ def test_starts_default_to_the_newest_tokens_and_indptr_gives_lengths(probe: cty
     assert at(1, max_qo_len=5, max_kv_len=12, q_starts=lengths, k_starts=lengths) == [5, 12, 9, 9, 0, 0]
     indptr, kv_indptr = np.array([0, 4, 4, 10], np.int32), np.array([0, 8, 20, 21], np.int32)
     assert at(2, qo_indptr=indptr, kv_indptr=kv_indptr) == [6, 1, -5, 0, 4, 20]
+    # A wrong length stays within the bounds of the call.
+    wrong = np.array([-4, 1000], np.int32)
+    assert at(0, qo_lens=wrong, kv_lens=wrong)[:2] == [0, 0]
+    assert at(1, qo_lens=wrong, kv_lens=wrong, max_qo_len=7, max_kv_len=8)[:2] == [7, 8]
 
 
 def wrap(x: int) -> int:
