@@ -20,7 +20,7 @@ from attncc.binding import BoundVariant
 from attncc.ir.definition import Definition
 from attncc.passes.canonicalize import canonicalize
 from attncc.reference import attention as reference
-from attncc.reference.accuracy import Pool, lse_bound, row_bound
+from attncc.reference.accuracy import Pool, lse_bound, lse_reference, row_bound
 from attncc.reference.rounding import PRECISIONS
 from tests.gpu.attention_cases import ARGUMENTS, DEVICE, POISON, TORCH, Sizes, example, on_device
 from tests.unit.random_variants import random_variant
@@ -195,7 +195,8 @@ def check(case: Case, bound: BoundVariant, bind: Any, given: dict[str, Any], rng
     report = row_bound(np.concatenate(got), picked(ref.out, case), picked(eager.out, case), case.dtype, pool)
     assert report.ok, f"{case}: {report}"
     if softmax:
-        found = lse_bound(np.concatenate(requests(result[1], case)), picked(ref.lse, case))
+        rounded_lse = lse_reference(bound.variant, picked(eager.lse, case))
+        found = lse_bound(np.concatenate(requests(result[1], case)), picked(ref.lse, case), rounded_lse)
         assert found.ok, f"{case}: {found}"
     for part, rows in zip(written(out, case), case.rows, strict=True):
         part[..., :rows, :, :] = POISON
@@ -278,6 +279,9 @@ def test_a_random_variant_agrees_with_the_reference(seed: int) -> None:
         got, got_lse = out.double().cpu().numpy(), lse.double().cpu().numpy()
         finite = np.isfinite(ref.out).all(-1) & np.isfinite(eager.out).all(-1) & ~np.isposinf(ref.lse)
         finite &= ~np.isnan(ref.lse) & (np.abs(np.where(np.isneginf(ref.lse), 0, ref.lse)) < 200)
+        # Beside a huge sink every probability is below the smallest normal f32, and so is the row.
+        norms = np.linalg.norm(ref.out, axis=-1)
+        finite &= (norms == 0) | (norms > 1e-30)
         report = row_bound(got[finite], ref.out[finite], eager.out[finite], "bf16")
         assert report.row <= 1.0, f"seed {seed}, {splits} splits: {report}"
         np.testing.assert_allclose(got_lse[finite], ref.lse[finite], atol=2e-3, rtol=1e-5)

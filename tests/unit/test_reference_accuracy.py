@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attncc.ir.build import call
+from attncc.ir.nodes import Branch, Input, Variant
 from attncc.reference import attention
-from attncc.reference.accuracy import Pool, lse_bound, row_bound
+from attncc.reference.accuracy import Pool, lse_bound, lse_reference, row_bound
 from attncc.reference.rounding import PRECISIONS
 from tests.variant_files import variant
 
@@ -117,6 +119,16 @@ def test_the_lse_bound() -> None:
     report = lse_bound(ref + 2.1e-3 * (np.arange(10) == 4), ref)
     assert not report.ok
     assert report.worst == (4,)
+    transformed = lse_bound(ref + 2.1e-3 * (np.arange(10) == 4), ref, ref + 1.5e-3 * (np.arange(10) == 7))
+    assert transformed.ok
+    assert not lse_bound(ref + 2.3e-3, ref, ref + 1.5e-3).ok
+
+
+def test_only_transformed_vectors_loosen_the_lse_bound() -> None:
+    lse = np.zeros(3)
+    turned = Branch(key=call("rotate_half", (Input("key"),)))
+    assert lse_reference(Variant("x", branches=(turned,)), lse) is lse
+    assert lse_reference(Variant("x"), lse) is None
 
 
 def test_shapes_must_agree() -> None:
