@@ -36,9 +36,7 @@ def test_run_computes_the_kernel_and_agrees(name: str, dtype: str, capsys: pytes
     out = capsys.readouterr().out
     assert status == OK, out
     assert re.search(rf"gpu: {name}\w*\.mma_sm80\.sm_\w+\.{dtype}\.d128\.\w+, [\d.]+ ms", out)
-    assert out.count("\nagrees with the reference: ") == (
-        1 if name == "sigmoid" else 2
-    )  # the rows, the LSE of a softmax
+    assert out.count("\nagrees with the reference: ") == (1 if name == "sigmoid" else 2)  # rows, LSE
 
 
 def test_run_refuses_what_no_kernel_serves(capsys: pytest.CaptureFixture[str]) -> None:
