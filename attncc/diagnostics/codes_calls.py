@@ -262,8 +262,8 @@ request, at most the length of the storage. Tensors lie on the device of q; torc
     "A0843": Entry(
         "`sm_scale` is not a finite number",
         """
-`sm_scale` is a finite number, or an f32 tensor, without axes or with one value per request, on the device of q. A scale per head is a
-part of the formula: write it into the variant, `sm_scale = scale[h]`.
+`sm_scale` is a finite number, or an f32 tensor, without axes or with one value per request, on the device of q. A scale
+per head is a part of the formula: write it into the variant, `sm_scale = scale[h]`.
 """,
     ),
     "A0844": Entry(
@@ -334,8 +334,8 @@ with neither `out`, nor `return_lse`, nor `return_emits`, and a variant with bra
     "A0853": Entry(
         "states that do not merge",
         """
-`attncc.merge_states` takes what calls with `partial=True` gave: states of the same rows, heads and dtype, on one device,
-and of one kind of reduction. It finishes once, with the sink, the denominator and the output of one variant: of states
+`attncc.merge_states` takes what calls with `partial=True` gave: states of the same rows, heads and dtype, on one
+device, and of one kind of reduction. It finishes once, with the sink, the denominator and the output of one variant: of states
 that come from several variants, name it.
 
     attncc.merge_states([prefix, suffix])                      # both from `causal`
@@ -345,8 +345,8 @@ that come from several variants, name it.
     "A0854": Entry(
         "a number of splits",
         """
-`num_splits` is an int from 1 on: how many parts the keys are cut into, each computed by blocks of their own and combined
-in order. Without it, attncc cuts where the batch alone does not fill the GPU.
+`num_splits` is an int from 1 on: how many parts the keys are cut into, each computed by blocks of their own and
+combined in order. Without it, attncc cuts where the batch alone does not fill the GPU.
 """,
     ),
 }
