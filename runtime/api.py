@@ -117,7 +117,9 @@ def attend(
             if made is not None:
                 if wanted[2]:
                     return state_of(bound, made, plan.frame, given)
-                return made.out if not wanted[0] else (made.out, made.lse)
+                if wanted[1]:  # a variant with emits has no kernel
+                    return (made.out, made.lse, {}) if wanted[0] else (made.out, {})
+                return (made.out, made.lse) if wanted[0] else made.out
     if torch is not None and isinstance(q, torch.Tensor) and _is_fake(q):
         from attncc.runtime.operators import traced
 
@@ -151,9 +153,10 @@ def _checked(
             results.append(inputs.lse.array)
     else:
         shapes = inputs.shapes
-        plan = prepared(bound, options, inputs, wanted, key)
+        something = shapes.batch and shapes.num_heads and shapes.qo_len
+        plan = prepared(bound, options, inputs, wanted, key if something else None)
         values = inputs.given()
-        if shapes.batch and shapes.num_heads and shapes.qo_len:
+        if something:
             into = out if inputs.out is None else inputs.out.array
             made = plan.run(q, k, v, into, values, plain_params(inputs), bound.tensors)
         else:

@@ -457,6 +457,22 @@ def test_a_call_like_an_earlier_one_is_not_checked_again(
     assert len(launch._kernels) == 1
 
 
+def test_an_empty_call_launches_nothing_however_often(everywhere_gpu: FakeDriver) -> None:
+    q, k, v = qkv()
+    for _ in range(3):
+        out, lse = attncc.attention(q[:, :0], k, v, return_lse=True)
+        assert (out.shape, lse.shape) == ((2, 0, 4, 64), (2, 0, 4))
+    assert everywhere_gpu.times("cuLaunchKernelEx") == 0
+
+
+def test_a_repeated_call_returns_what_the_first_one_did(everywhere_gpu: FakeDriver) -> None:
+    for wanted in ({"return_emits": True}, {"return_emits": True, "return_lse": True}, {"return_lse": True}):
+        first, second = (attncc.attention(*qkv(), **wanted) for _ in range(2))
+        assert [type(part) for part in first] == [type(part) for part in second]
+    first, second = (attncc.attention(*qkv(), partial=True) for _ in range(2))
+    assert first.acc.shape == second.acc.shape
+
+
 @pytest.mark.parametrize(
     ("code", "change"),
     [
