@@ -335,8 +335,8 @@ with neither `out`, nor `return_lse`, nor `return_emits`, and a variant with bra
         "states that do not merge",
         """
 `attncc.merge_states` takes what calls with `partial=True` gave: states of the same rows, heads and dtype, on one
-device, and of one kind of reduction. It finishes once, with the sink, the denominator and the output of one variant: of states
-that come from several variants, name it.
+device, and of one kind of reduction. It finishes once, with the sink, the denominator and the output of one variant:
+of states that come from several variants, name it.
 
     attncc.merge_states([prefix, suffix])                      # both from `causal`
     attncc.merge_states([prefix, suffix], variant=causal)      # one of them from a variant without a mask

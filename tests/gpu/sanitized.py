@@ -1,0 +1,59 @@
+"""Small calls of every example, for compute-sanitizer: each tool watches every access, so shapes are tiny.
+
+    compute-sanitizer --tool memcheck --error-exitcode 1 python tests/gpu/sanitized.py
+
+Allocations bypass PyTorch's pool, so that an access past a tensor leaves its allocation.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+import attncc  # noqa: E402
+from tests.gpu.attention_cases import ARGUMENTS, TORCH, Sizes, example, on_device  # noqa: E402
+
+ROWS, COLS, HEADS, KV_HEADS = (37, 0, 5), (70, 9, 0), 4, 2
+
+
+def given(name: str, head_dim: int) -> dict[str, object]:
+    rng = np.random.default_rng(3)
+    if name == "rope":
+        turn = rng.uniform(0, 6.3, (128, head_dim))
+        return {"c": np.cos(turn).astype(np.float32), "s": np.sin(turn).astype(np.float32)}
+    if name == "sigmoid":
+        return {"bias": -3.0}
+    return dict(ARGUMENTS[name](rng, Sizes(max(ROWS), max(COLS), ROWS, COLS, len(ROWS), KV_HEADS), HEADS))
+
+
+def padded(name: str, dtype: torch.dtype, head_dim: int, splits: int) -> None:
+    q = torch.randn(len(ROWS), max(ROWS), HEADS, head_dim, device="cuda").to(dtype)
+    k, v = (torch.randn(len(ROWS), max(COLS), KV_HEADS, head_dim, device="cuda").to(dtype) for _ in range(2))
+    bound = example(name)(**{key: on_device(value) for key, value in given(name, head_dim).items()})
+    lens = {"qo_lens": torch.tensor(ROWS, dtype=torch.int32), "kv_lens": torch.tensor(COLS, dtype=torch.int32)}
+    attncc.attention(q, k, v, bound, num_splits=splits, **{key: value.cuda() for key, value in lens.items()})
+
+
+def ragged(name: str, dtype: torch.dtype, head_dim: int) -> None:
+    q = torch.randn(sum(ROWS), HEADS, head_dim, device="cuda").to(dtype)
+    k, v = (torch.randn(sum(COLS), KV_HEADS, head_dim, device="cuda").to(dtype) for _ in range(2))
+    indptr = [torch.tensor([0, *np.cumsum(lens)], dtype=torch.int32, device="cuda") for lens in (ROWS, COLS)]
+    bound = example(name)(**{key: on_device(value) for key, value in given(name, head_dim).items()})
+    attncc.attention(q, k, v, bound, qo_indptr=indptr[0], kv_indptr=indptr[1], max_qo_len=max(ROWS))
+
+
+if __name__ == "__main__":
+    for example_name in sys.argv[1:] or [*ARGUMENTS, "rope", "sigmoid"]:
+        for number, (dtype_name, dim) in enumerate([("bf16", 64), ("f16", 128)]):
+            padded(example_name, TORCH[dtype_name], dim, 1 + number)
+    for example_name in ("causal", "rope", "sigmoid"):
+        ragged(example_name, torch.bfloat16, 80)
+    torch.cuda.synchronize()
+    print("every call returned")
