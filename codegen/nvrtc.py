@@ -18,8 +18,8 @@ from attncc.codegen.toolchain import INSTALL, Toolchain, toolchain
 from attncc.diagnostics import Note, ToolchainError
 
 # What every kernel is compiled with; part of the cache key. Line information is what maps a profile back to the .attn
-# file.
-FLAGS = ("--std=c++17", "--generate-line-info", "--ptxas-options=-v")
+# file. NVRTC's own cache (NVRTC guide, "Caching") answers without ptxas's log, which says what a kernel uses.
+FLAGS = ("--std=c++17", "--generate-line-info", "--ptxas-options=-v", "--no-cache")
 INCLUDE = Path(__file__).resolve().parent  # "device/joint.cuh", "families/mma_sm80.cuh"
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-import attncc  # noqa: E402
-from tests.gpu.attention_cases import ARGUMENTS, TORCH, Sizes, example, on_device  # noqa: E402
+import attncc
+from tests.gpu.attention_cases import ARGUMENTS, TORCH, Sizes, example, on_device
 
 ROWS, COLS, HEADS, KV_HEADS = (37, 0, 5), (70, 9, 0), 4, 2
 
