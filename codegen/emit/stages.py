@@ -23,12 +23,15 @@ from attncc.ir.walk import walk
 def split_loads(root: Expr, over_tokens: Container[str] = ()) -> Expr:
     """``root`` with every load that differs from pair to pair split into what its row knows and the rest.
 
-    Of the tensors ``over_tokens``, where a request takes long to find, those that differ from key to key too.
+    Of the tensors ``over_tokens``, where a request takes long to find, those of a key or a row are split too: into what
+    the item knows and the rest.
     """
     stage, indices = stages([root]), loop_indices([root])
 
-    def known(index: Expr) -> bool:
-        return stage[index] <= Stage.ROW and not indices[index]
+    def known(load: Load) -> list[int]:
+        """The axes whose index is there before the load's own stage."""
+        latest = Stage.ITEM if stage[load] is Stage.ROW else Stage.ROW
+        return [i for i, index in enumerate(load.indices) if stage[index] <= latest and not indices[index]]
 
     done: dict[Expr, Expr] = {}
     for node in walk(root):
@@ -40,8 +43,8 @@ def split_loads(root: Expr, over_tokens: Container[str] = ()) -> Expr:
         if isinstance(node, Load) and isinstance(made, Load):
             tokens = node.tensor in over_tokens
             per_pair = stage[node] is Stage.PAIR or (indices[node] and stage[node] is not Stage.KEY)
-            if per_pair or (tokens and stage[node] is Stage.KEY):
-                fixed = {axis: made.indices[axis] for axis, index in enumerate(node.indices) if known(index)}
+            fixed = {axis: made.indices[axis] for axis in known(node)}
+            if per_pair or (tokens and stage[node] in (Stage.ROW, Stage.KEY) and 0 in fixed):
                 made = split(made, fixed, tokens=tokens)
         done[node] = made
     return done[root]
