@@ -19,6 +19,7 @@ from attncc.runtime.tensors import View
 PerRequest = int | View | None  # an i32, or i32[batch] on the device, or not given
 GRID_LIMIT = (2**31 - 1, 65535, 65535)  # Programming Guide 13.0, "Technical Specifications per Compute Capability"
 _I32_MAX = 2**31 - 1
+_SIZE = {"ptr": 8, "i64": 8, "i32": 4, "u32": 4, "f32": 4}
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class Kernel:
             for word in manifest.abi.words
             if word.ctype == "i32" and word.name.startswith("launch.")
         }
+        # Where a slot's views have a word: its index, counted in words of its own size.
+        self.places = {word.name: (word.offset // _SIZE[word.ctype], word.ctype) for word in manifest.abi.words}
         module = Module(on, artifact.cubin)
         self.main = module.function(artifact.main.symbol, manifest.launch.smem)
         self.merge: Any = None

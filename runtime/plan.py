@@ -39,7 +39,6 @@ GIVEN = {
     "qo_indptr": ("launch.qo_indptr", None),
     "kv_indptr": ("launch.kv_indptr", None),
 }
-_SIZE = {"ptr": 8, "i64": 8, "i32": 4, "u32": 4, "f32": 4}
 F32_MAX = 3.4028234663852886e38
 
 
@@ -83,13 +82,11 @@ class Plan:
         places = (("q", inputs.q, layout), ("k", inputs.k, inputs.kv_layout), ("v", inputs.v, inputs.kv_layout))
         for name, tensor, place in places:
             check_alignment(name, tensor, place, manifest.alignment)
-        self.spans = [
-            (tensor.span[0] - tensor.pointer, tensor.span[1] - tensor.pointer) for _, tensor, _ in places
-        ]  # in bytes from the first element
+        self.spans = [_reach(tensor) for _, tensor, _ in places]
         self.out_span = (0, 0)
         if inputs.out is not None:
             check_alignment("out", inputs.out, layout, manifest.alignment)
-            self.out_span = (inputs.out.span[0] - inputs.out.pointer, inputs.out.span[1] - inputs.out.pointer)
+            self.out_span = _reach(inputs.out)
         self._arrays(inputs, splits)
 
         words = launch_words(inputs, own_scale=manifest.own_scale)
@@ -147,8 +144,7 @@ class Plan:
 
     def _writes(self, inputs: Inputs) -> None:
         """Which words each call writes, and from what."""
-        manifest = self.kernel.artifact.manifest
-        place = {word.name: (word.offset // _SIZE[word.ctype], word.ctype) for word in manifest.abi.words}
+        manifest, place = self.kernel.artifact.manifest, self.kernel.places
 
         def at(name: str) -> int:
             return place[f"launch.{name}"][0]
@@ -316,6 +312,12 @@ class Plan:
         )
         found = self._lanes[stream] = lane, launches
         return found
+
+
+def _reach(tensor: View) -> tuple[int, int]:
+    """The bytes that any element touches, from the first element's address."""
+    low, high = tensor.span
+    return low - tensor.pointer, high - tensor.pointer
 
 
 def launch_merge(kernel: Kernel, inputs: Inputs, accs: Any, numbers: Any) -> None:

@@ -66,8 +66,12 @@ class View:
         """The first and one past the last byte that any element touches."""
         if 0 in self.shape:
             return self.pointer, self.pointer
-        low = sum(min(0, (n - 1) * step) for n, step in zip(self.shape, self.strides, strict=True))
-        high = sum(max(0, (n - 1) * step) for n, step in zip(self.shape, self.strides, strict=True))
+        low = high = 0
+        for count, step in zip(self.shape, self.strides, strict=True):
+            if step < 0:
+                low += (count - 1) * step
+            else:
+                high += (count - 1) * step
         size = ITEMSIZE[self.dtype]
         return self.pointer + low * size, self.pointer + (high + 1) * size
 
