@@ -21,16 +21,15 @@ from attncc.ir.walk import walk
 
 
 def split_loads(root: Expr, over_tokens: Container[str] = ()) -> Expr:
-    """``root`` with every load that differs from pair to pair split into what its row knows and the rest.
+    """``root`` with every load that differs by pair or by key split into what is known before and the rest.
 
-    Of the tensors ``over_tokens``, where a request takes long to find, those of a key or a row are split too: into what
-    the item knows and the rest.
+    Of the tensors ``over_tokens``, where a request takes long to find, those that differ by row too.
     """
     stage, indices = stages([root]), loop_indices([root])
 
     def known(load: Load) -> list[int]:
-        """The axes whose index is there before the load's own stage."""
-        latest = Stage.ITEM if stage[load] is Stage.ROW else Stage.ROW
+        """The axes whose index is there before: a loop over a row's elements may stand in a pair's formula."""
+        latest = Stage.ITEM if stage[load] is Stage.ROW and not indices[load] else Stage.ROW
         return [i for i, index in enumerate(load.indices) if stage[index] <= latest and not indices[index]]
 
     done: dict[Expr, Expr] = {}
@@ -42,9 +41,9 @@ def split_loads(root: Expr, over_tokens: Container[str] = ()) -> Expr:
         made = node if operands == node.operands else node.with_operands(operands)
         if isinstance(node, Load) and isinstance(made, Load):
             tokens = node.tensor in over_tokens
-            per_pair = stage[node] is Stage.PAIR or (indices[node] and stage[node] is not Stage.KEY)
+            often = stage[node] >= Stage.KEY or indices[node]
             fixed = {axis: made.indices[axis] for axis in known(node)}
-            if per_pair or (tokens and stage[node] in (Stage.ROW, Stage.KEY) and 0 in fixed):
+            if often or (tokens and stage[node] is Stage.ROW and 0 in fixed):
                 made = split(made, fixed, tokens=tokens)
         done[node] = made
     return done[root]
