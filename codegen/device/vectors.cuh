@@ -20,13 +20,6 @@ struct SharedVector {
   }
 };
 
-// x(d) of floats in shared memory.
-struct FloatVector {
-  const float* data;
-
-  __device__ __forceinline__ float operator()(int d) const { return data[d]; }
-};
-
 // A lane's channels of a vector of Cols: values [2 j] and [2 j + 1] are channels 64 j + 2 lane and the next.
 template <int Cols>
 struct Channels {
@@ -34,6 +27,29 @@ struct Channels {
   float value[2 * pairs];
 
   __device__ __forceinline__ static int channel(int lane, int pair) { return 64 * pair + 2 * lane; }
+};
+
+// x(d) of floats in shared memory, scaled.
+struct FloatVector {
+  const float* data;
+  float scale;
+
+  __device__ __forceinline__ float operator()(int d) const { return data[d] * scale; }
+
+  // The lane's channels; data is 8-byte aligned.
+  template <int Cols>
+  __device__ __forceinline__ Channels<Cols> channels(int lane) const {
+    Channels<Cols> result;
+#pragma unroll
+    for (int pair = 0; pair < Channels<Cols>::pairs; ++pair) {
+      const int d = Channels<Cols>::channel(lane, pair);
+      if (Cols % 64 != 0 && d >= Cols) continue;
+      const float2 values = *reinterpret_cast<const float2*>(data + d);
+      result.value[2 * pair] = values.x * scale;
+      result.value[2 * pair + 1] = values.y * scale;
+    }
+    return result;
+  }
 };
 
 // value(sums, d) for the lane's channels, after the sums over d of term(i, sums, d). Every lane of the warp calls it.
@@ -100,14 +116,13 @@ __device__ __forceinline__ void transform_rows(char* tile, const Hook& hook) {
   }
 }
 
-// The output hook on a normalised vector of head_dim_v floats in shared memory.
+// The output hook on a vector of head_dim_v floats, normalised by x's scale.
 template <class Config, class Variant>
 __device__ __forceinline__ Channels<Config::head_dim_v> output_vector(const typename Variant::Params& params,
                                                                       const typename Variant::Item& item,
-                                                                      const float* data, int lane, float total,
+                                                                      const FloatVector& x, int lane, float total,
                                                                       float lse, int row, int h) {
   constexpr int sums_count = Variant::facts.output.sums;
-  const FloatVector x{data};
   return evaluate_vector<Config::head_dim_v, sums_count>(
       lane,
       [&](int i, const float* sums, int d) {
@@ -126,6 +141,17 @@ __device__ __forceinline__ void store_vector(char* row, int lane, const Channels
     if (Config::head_dim_v % 64 != 0 && d >= Config::head_dim_v) continue;
     *reinterpret_cast<unsigned*>(row + 2 * d) =
         pack(from.value[2 * pair], from.value[2 * pair + 1], typename Config::Element());
+  }
+}
+
+// The same as floats; `row` is 8-byte aligned.
+template <int Cols>
+__device__ __forceinline__ void store_floats(float* row, int lane, const Channels<Cols>& from) {
+#pragma unroll
+  for (int pair = 0; pair < Channels<Cols>::pairs; ++pair) {
+    const int d = Channels<Cols>::channel(lane, pair);
+    if (Cols % 64 != 0 && d >= Cols) continue;
+    *reinterpret_cast<float2*>(row + d) = float2{from.value[2 * pair], from.value[2 * pair + 1]};
   }
 }
 

@@ -24,7 +24,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
   using Lane = Channels<Config::head_dim_v>;
   constexpr int dim = Config::head_dim_v;
   constexpr bool has_output = Variant::facts.output.present;
-  __shared__ float staged[has_output ? kWarps : 1][has_output ? dim : 1];
+  alignas(8) __shared__ float staged[has_output ? kWarps : 1][has_output ? dim : 1];
 
   const Launch& launch = params.launch;
   const int b = blockIdx.z, warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
@@ -55,13 +55,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
   }
 
   if (launch.merged_out != nullptr) {
-#pragma unroll
-    for (int pair = 0; pair < Lane::pairs; ++pair) {
-      const int d = Lane::channel(lane, pair);
-      if (dim % 64 != 0 && d >= dim) continue;
-      launch.merged_out[at * dim + d] = sum.value[2 * pair];
-      launch.merged_out[at * dim + d + 1] = sum.value[2 * pair + 1];
-    }
+    store_floats(launch.merged_out + at * dim, lane, sum);
     if (lane == 0) {
       launch.merged_state[2 * at] = state.first;
       launch.merged_state[2 * at + 1] = state.second;
@@ -79,18 +73,14 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
   work.pack = launch.group;
   const typename Variant::Item item = Variant::item(params, work);
   const Finished end = finish<Variant, Config::accuracy>(item, Variant::row(params, item, row, h), state);
-#pragma unroll
-  for (float& value : sum.value) value *= end.scale;
   if constexpr (has_output) {
-#pragma unroll
-    for (int pair = 0; pair < Lane::pairs; ++pair) {
-      const int d = Lane::channel(lane, pair);
-      if (dim % 64 != 0 && d >= dim) continue;
-      staged[warp][d] = sum.value[2 * pair];
-      staged[warp][d + 1] = sum.value[2 * pair + 1];
-    }
+    store_floats(staged[warp], lane, sum);
     __syncwarp();
-    sum = output_vector<Config, Variant>(params, item, staged[warp], lane, end.total, end.lse, row, h);
+    sum = output_vector<Config, Variant>(params, item, FloatVector{staged[warp], end.scale}, lane, end.total, end.lse, row,
+                                         h);
+  } else {
+#pragma unroll
+    for (float& value : sum.value) value *= end.scale;
   }
   store_vector<Config>(static_cast<char*>(launch.out) +
                            2 * (b * launch.out_stride.batch + (g.qo_base + row) * launch.out_stride.token +

@@ -88,8 +88,9 @@ struct SharedLayout {
   static constexpr int k = q + Config::block_m * QKTile::row_bytes;
   static constexpr int v = k + Config::stages * k_bytes;
   static constexpr int tiles_end = v + Config::stages * v_bytes;
-  // The output lies over the tiles, once they are done with: 16-bit elements, or floats for the output hook.
-  static constexpr int out = 0, out_row_floats = Config::head_dim_v + 4;
+  // The output lies over the tiles, once they are done with: a row's floats, then its RowEnd. The 8 floats more also keep
+  // the four rows that half a warp stores to in different banks.
+  static constexpr int out = 0, out_row_floats = Config::head_dim_v + 8;
   static constexpr int out_end = Config::block_m * out_row_floats * 4;
   static constexpr int bytes = tiles_end > out_end ? tiles_end : out_end;
 };
@@ -217,29 +218,11 @@ struct ValueHook {
   }
 };
 
-// Leaves an item's state for `merge`.
-template <class Config, class Outputs, class Reduction>
-__device__ __forceinline__ void store_state(const Launch& launch, int b, int split, int qo_base, int nrows,
-                                            const RowAt* row_at, const Outputs& outputs,
-                                            const float (&output)[Outputs::values], const Reduction& reduction) {
-#pragma unroll
-  for (int slot = 0; slot < Outputs::rows; ++slot) {
-    const RowState state = reduction.state(slot);
-    const int row = outputs.row(slot);
-    if (row >= nrows) continue;
-    const RowAt at = row_at[row];
-    const i64 place = split * launch.split_tokens * launch.num_heads +
-                      merge::state_index(launch, qo_base, b, at.row, at.h);
-    float* target = launch.split_out + place * Config::head_dim_v + outputs.col(0);
-#pragma unroll
-    for (int i = 0; i < Outputs::values; ++i)
-      if (Outputs::slot(i) == slot) target[i / 4 % Outputs::n_tiles * 8 + (i & 1)] = output[i];
-    if ((outputs.lane & 3) == 0) {
-      launch.split_state[2 * place] = state.first;
-      launch.split_state[2 * place + 1] = state.second;
-    }
-  }
-}
+// How an output row ends, beside its floats in shared memory.
+struct RowEnd {
+  char* target;            // its elements, or its state's floats, in global memory; null: not a row of the item
+  float scale, total, lse;  // before: scale and total are the row's state
+};
 
 // One work item. On entry no thread of the CTA still reads shared memory of an earlier item. `smem` is 128-byte aligned,
 // SharedLayout<Config>::bytes long. Writes out (and lse) for exactly the item's rows.
@@ -477,66 +460,86 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   // ---- epilogue ----------------------------------------------------------------------------------------------------
   wait_copies<0>();  // an item without tiles still has Q in flight
   __syncthreads();   // the output tile overwrites Q, K and V
+  // Everything goes through shared memory, where a warp turns one row at a time into its elements, or into a state's
+  // floats: one copy of the code, which reads 8 bytes and writes 4 or 8 a lane, serves registers, hooks and splits. Each
+  // warp writes and reads its own rows.
   const Outputs outputs(threadIdx.x);
-  if (launch.split_out != nullptr) {
-    store_state<Config>(launch, source.b, source.slot, source.qo_base, source.nrows, row_at, outputs, output, reduction);
-    return;
-  }
-  float finished[2][Scores::rows];  // total and lse, for the output hook
+  constexpr int row_floats = Layout::out_row_floats;
+  float* vectors = reinterpret_cast<float*>(smem + Layout::out);
+  const auto row_end = [&](int i) -> RowEnd& {
+    return *reinterpret_cast<RowEnd*>(vectors + i * row_floats + Config::head_dim_v);
+  };
+#pragma unroll
+  for (int i = 0; i < Outputs::values; i += 2)
+    *reinterpret_cast<float2*>(vectors + outputs.row(Outputs::slot(i)) * row_floats + outputs.col(i)) =
+        float2{output[i], output[i + 1]};
 #pragma unroll
   for (int slot = 0; slot < Scores::rows; ++slot) {
-    const int i = scores.row(slot);
-    const Finished end = finish<Variant, Config::accuracy>(item, rows[i], reduction.state(slot));
-    finished[0][slot] = end.total;
-    finished[1][slot] = end.lse;
-#pragma unroll
-    for (int value = 0; value < Outputs::values; ++value)
-      if (Outputs::slot(value) == slot) output[value] *= end.scale;
-    const RowAt at = row_at[i];
-    if (launch.lse != nullptr && i < source.nrows && (lane & 3) == 0)
-      launch.lse[source.b * launch.lse_stride.batch + (source.qo_base + at.row) * launch.lse_stride.token +
-                 at.h * launch.lse_stride.head] = end.lse;
+    const RowState state = reduction.state(slot);
+    RowEnd& end = row_end(scores.row(slot));
+    end.scale = state.first;  // the four lanes of a row write the same
+    end.total = state.second;
   }
+  __syncwarp();
 
-  // Through shared memory, for 16-byte stores, or for a hook on whole vectors; each warp writes and reads its own rows.
-  char* out = static_cast<char*>(launch.out) +
-              2 * (source.b * launch.out_stride.batch + source.qo_base * launch.out_stride.token);
-  if constexpr (facts.output.present) {
-    float* vectors = reinterpret_cast<float*>(smem + Layout::out);
-    __shared__ float row_ends[2][block_m];
-#pragma unroll
-    for (int slot = 0; slot < Scores::rows; ++slot) {
-      row_ends[0][scores.row(slot)] = finished[0][slot];
-      row_ends[1][scores.row(slot)] = finished[1][slot];
-    }
-#pragma unroll
-    for (int i = 0; i < Outputs::values; ++i)
-      vectors[outputs.row(Outputs::slot(i)) * Layout::out_row_floats + outputs.col(i)] = output[i];
-    __syncwarp();
+  const int first_row = outputs.warp * Outputs::warp_rows, end_row = first_row + Outputs::warp_rows;
+  const bool split = launch.split_out != nullptr;
 #pragma unroll 1
-    for (int i = outputs.warp * Outputs::warp_rows; i < (outputs.warp + 1) * Outputs::warp_rows; ++i) {
-      if (i >= source.nrows) break;
-      const RowAt at = row_at[i];
-      const auto result = output_vector<Config, Variant>(params, item, vectors + i * Layout::out_row_floats, lane,
-                                                         row_ends[0][i], row_ends[1][i], at.row, at.h);
-      store_vector<Config>(out + 2 * (at.row * launch.out_stride.token + at.h * launch.out_stride.head), lane, result);
+  for (int i = first_row + lane; i < end_row; i += 32) {
+    RowEnd& end = row_end(i);
+    const RowState state{end.scale, end.total};
+    const RowAt at = row_at[i];
+    char* target = nullptr;
+    if (i < source.nrows && split) {
+      const i64 place = source.slot * launch.split_tokens * launch.num_heads +
+                        merge::state_index(launch, source.qo_base, source.b, at.row, at.h);
+      target = reinterpret_cast<char*>(launch.split_out + place * Config::head_dim_v);
+      launch.split_state[2 * place] = state.first;
+      launch.split_state[2 * place + 1] = state.second;
+      end.scale = 1.0f;
+    } else if (i < source.nrows) {
+      const Finished finished = finish<Variant, Config::accuracy>(item, rows[i], state);
+      end.scale = finished.scale;
+      end.total = finished.total;
+      end.lse = finished.lse;
+      const i64 token = source.qo_base + at.row;
+      target = static_cast<char*>(launch.out) + 2 * (source.b * launch.out_stride.batch +
+                                                     token * launch.out_stride.token + at.h * launch.out_stride.head);
+      if (launch.lse != nullptr)
+        launch.lse[source.b * launch.lse_stride.batch + token * launch.lse_stride.token +
+                   at.h * launch.lse_stride.head] = finished.lse;
     }
-  } else {
+    end.target = target;
+  }
+  __syncwarp();
+
+  using Lane = Channels<Config::head_dim_v>;
+  constexpr int together = facts.output.present ? 1 : (Config::head_dim_v > 128 ? 4 : 8);  // rows: hides latency
+#pragma unroll 1
+  for (int base = first_row; base < end_row; base += together) {
+    Lane result[together];
 #pragma unroll
-    for (int i = 0; i < Outputs::values; i += 2) {
-      const int col = outputs.col(i);
-      char* target = smem + Layout::out + VTile::offset(outputs.row(Outputs::slot(i)), col / 8) + col % 8 * 2;
-      *reinterpret_cast<unsigned*>(target) = pack(output[i], output[i + 1], Element());
+    for (int i = 0; i < together; ++i) {
+      const RowEnd& end = row_end(base + i);
+      const FloatVector x{vectors + (base + i) * row_floats, end.scale};
+      if constexpr (facts.output.present) {
+        if (end.target == nullptr) continue;
+        if (!split) {
+          const RowAt at = row_at[base];
+          result[i] = output_vector<Config, Variant>(params, item, x, lane, end.total, end.lse, at.row, at.h);
+          continue;
+        }
+      }
+      result[i] = x.template channels<Config::head_dim_v>(lane);
     }
-    __syncwarp();
-#pragma unroll 4
-    for (int i = lane; i < Outputs::warp_rows * VTile::chunks; i += 32) {
-      const int row = outputs.warp * Outputs::warp_rows + i / VTile::chunks, chunk = i % VTile::chunks;
-      if (row >= source.nrows) continue;
-      const RowAt at = row_at[row];
-      const uint4 value = *reinterpret_cast<const uint4*>(smem + Layout::out + VTile::offset(row, chunk));
-      char* target = out + 2 * (at.row * launch.out_stride.token + at.h * launch.out_stride.head) + chunk * 16;
-      *reinterpret_cast<uint4*>(target) = value;
+#pragma unroll
+    for (int i = 0; i < together; ++i) {
+      char* target = row_end(base + i).target;
+      if (target == nullptr) continue;
+      if (split)
+        store_floats<Config::head_dim_v>(reinterpret_cast<float*>(target), lane, result[i]);
+      else
+        store_vector<Config>(target, lane, result[i]);
     }
   }
 }

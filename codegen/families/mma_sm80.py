@@ -69,7 +69,7 @@ class Config:
         """Dynamic shared memory of a CTA; ``SharedLayout`` in the header computes the same."""
         qk, v = _row_bytes(self.head_dim), _row_bytes(self.head_dim_v)
         tiles = self.block_m * qk + self.stages * self.block_n * (qk + v)
-        return max(tiles, self.block_m * (self.head_dim_v + 4) * 4)
+        return max(tiles, self.block_m * (self.head_dim_v + 8) * 4)
 
     @property
     def static_smem_bytes(self) -> int:

@@ -14,6 +14,10 @@
 
 #define __shared__ static
 
+struct alignas(8) float2 {
+  float x, y;
+};
+
 struct uint4 {
   unsigned x, y, z, w;
 };
