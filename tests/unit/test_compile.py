@@ -27,7 +27,7 @@ from attncc.passes.tile_program import TileProgram
 
 SPEC = KernelSpec("sm_90a", "bf16", 128)
 SERVED = ["causal", "window", "gemma2", "alibi", "prefix_lm", "documents", "streaming_llm", "gpt_oss", "t5_bias"]
-SERVED += ["longformer", "transfusion"]
+SERVED += ["longformer", "transfusion", "rope"]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
