@@ -74,7 +74,7 @@ LAUNCH_FIELDS: Final = tuple(
             *[(name, "ptr") for name in ("qo_indptr", "kv_indptr", "qo_lens", "kv_lens", "q_starts", "k_starts")],
             *scalar_fields("sm_scale", "f32"),
             *[(name, "i32") for name in ("batch", "num_heads", "num_kv_heads", "group", "max_qo_len", "max_kv_len")],
-            *[(name, "i32") for name in ("q_start", "k_start", "explicit_q_start", "reserved")],
+            *[(name, "i32") for name in ("q_start", "k_start", "explicit_q_start", "zero")],
             *[(name, "ptr") for name in ("split_out", "split_state", "merged_out", "merged_state")],
             ("split_tokens", "i64"),
             *[(name, "i32") for name in ("num_splits", "split_cols")],

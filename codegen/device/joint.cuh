@@ -145,7 +145,7 @@ struct Scalar {
   T value;
   unsigned reserved;
 
-  __device__ __forceinline__ T get(int b) const { return data ? data[b] : value; }
+  __device__ __forceinline__ T get(int b) const { return *(data ? data + b : &value); }
 };
 
 // A captured tensor. Extents and strides in elements; any stride, negative and zero included.
@@ -241,7 +241,7 @@ struct Launch {
   int max_qo_len, max_kv_len;
   int q_start, k_start;
   int explicit_q_start;  // 1: q_start was given at the call
-  int reserved;
+  int zero;              // 0: what an absent indptr reads
   // Split KV and partial states. A token is the ragged index, or b * max_qo_len + row.
   float* split_out;     // null: `main` writes out; else [num_splits, split_tokens, num_heads, head_dim_v]
   float* split_state;   // [num_splits, split_tokens, num_heads, 2]
@@ -260,20 +260,25 @@ struct Geometry {
 };
 
 __device__ __forceinline__ Geometry geometry(const Launch& launch, int b) {
+  // Selected addresses rather than branches: it is inlined into everything that asks where a request lies, and straight
+  // code merges. What is absent is read from the block itself.
+  const int* rows_begin = launch.qo_indptr ? launch.qo_indptr + b : &launch.zero;
+  const int* cols_begin = launch.kv_indptr ? launch.kv_indptr + b : &launch.zero;
+  const int* rows_end = launch.qo_indptr ? launch.qo_indptr + b + 1
+                                         : (launch.qo_lens ? launch.qo_lens + b : &launch.max_qo_len);
+  const int* cols_end = launch.kv_indptr ? launch.kv_indptr + b + 1
+                                         : (launch.kv_lens ? launch.kv_lens + b : &launch.max_kv_len);
   Geometry g;
-  g.qo_base = launch.qo_indptr ? launch.qo_indptr[b] : 0;
-  g.kv_base = launch.kv_indptr ? launch.kv_indptr[b] : 0;
-  const int rows = launch.qo_indptr ? launch.qo_indptr[b + 1] - g.qo_base
-                                    : (launch.qo_lens ? launch.qo_lens[b] : launch.max_qo_len);
-  const int cols = launch.kv_indptr ? launch.kv_indptr[b + 1] - g.kv_base
-                                    : (launch.kv_lens ? launch.kv_lens[b] : launch.max_kv_len);
+  g.qo_base = *rows_begin;
+  g.kv_base = *cols_begin;
+  const int rows = *rows_end - g.qo_base, cols = *cols_end - g.kv_base;
   // The host does not read lengths that lie on the device: a wrong one stays within the bounds of the call.
   g.qo_len = rows < 0 ? 0 : (rows < launch.max_qo_len ? rows : launch.max_qo_len);
   g.kv_len = cols < 0 ? 0 : (cols < launch.max_kv_len ? cols : launch.max_kv_len);
-  g.k_start = launch.k_starts ? launch.k_starts[b] : launch.k_start;
-  g.q_start = launch.q_starts         ? launch.q_starts[b]
-              : launch.explicit_q_start ? launch.q_start
-                                        : g.k_start + g.kv_len - g.qo_len;
+  g.k_start = *(launch.k_starts ? launch.k_starts + b : &launch.k_start);
+  const int q_start = *(launch.q_starts ? launch.q_starts + b : &launch.q_start);
+  const bool given = launch.q_starts != nullptr || launch.explicit_q_start != 0;
+  g.q_start = given ? q_start : g.k_start + g.kv_len - g.qo_len;
   return g;
 }
 

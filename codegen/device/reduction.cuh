@@ -75,8 +75,7 @@ struct Softmax : SoftmaxRule<accuracy> {
     for (int slot = 0; slot < Fragment::rows; ++slot) {
       float top = m[slot];
 #pragma unroll
-      for (int i = 0; i < Fragment::values; ++i)
-        if (Fragment::slot(i) == slot) top = ::fmaxf(top, s[i]);
+      for (int n = 0; n < Fragment::row_values; ++n) top = ::fmaxf(top, s[Fragment::value(slot, n)]);
       top = Fragment::row_reduce(top, [](float a, float b) { return ::fmaxf(a, b); });
       reference[slot] = SoftmaxRule<accuracy>::reference(top);
       factor[slot] = Fn<accuracy>::exp2(m[slot] - reference[slot]);

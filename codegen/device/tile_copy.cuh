@@ -15,7 +15,7 @@ __device__ __forceinline__ void load_rows(unsigned target, Source source) {
   for (int base = 0; base < total; base += Config::threads) {
     const int i = base + int(threadIdx.x);
     if (total % Config::threads != 0 && i >= total) break;
-    const int row = i / Layout::chunks, chunk = i % Layout::chunks;
+    const int row = quotient<Layout::chunks>(i), chunk = i - row * Layout::chunks;
     bool valid;
     const char* address = source(row, valid);
     copy_async(target + Layout::offset(row, chunk), address + chunk * 16, valid);
@@ -31,7 +31,7 @@ __device__ __forceinline__ void load_block(unsigned target, const char* first, i
   constexpr int pass = Config::threads / Layout::chunks;
   if constexpr (Config::threads % Layout::chunks == 0 && pass % 8 == 0 && Rows % pass == 0) {
     const int thread = opaque_thread();
-    const int row = thread / Layout::chunks, chunk = thread % Layout::chunks;
+    const int row = quotient<Layout::chunks>(thread), chunk = thread - row * Layout::chunks;
     const char* address = first + row * stride + chunk * 16;
     target += Layout::offset(row, chunk);
 #pragma unroll

@@ -28,7 +28,7 @@ struct TileIterator {
       const int lo = ranges[i].lo > cursor ? ranges[i].lo : cursor;
       const int hi = ranges[i].hi < col_end ? ranges[i].hi : col_end;
       if (lo < hi) {
-        const int aligned = lo / TileCols * TileCols;
+        const int aligned = quotient<TileCols>(lo) * TileCols;
         start = aligned < start ? aligned : start;
       }
     }

@@ -7,6 +7,21 @@ namespace attncc {
 
 using i64 = long long;  // 64 bits on every target; NVRTC has no <stdint.h>
 
+// x / Divisor for 0 <= x < 2^28 and a divisor whose odd factor is below 16. Written out, as a fast compilation does not
+// turn divisions by constants into shifts and products.
+template <int Divisor>
+__device__ __forceinline__ constexpr int quotient(int x) {
+  constexpr int power = Divisor & -Divisor;  // the even factor
+  constexpr unsigned odd = unsigned(Divisor / power);
+  static_assert(odd < 16u, "the product below would be inexact");
+  constexpr int shift = power >= 128 ? 7 : power == 64 ? 6 : power == 32 ? 5 : power == 16 ? 4
+                        : power == 8 ? 3 : power == 4 ? 2 : power == 2 ? 1 : 0;
+  static_assert(1 << shift == power, "an even factor of at most 128");
+  const unsigned y = unsigned(x) >> shift;
+  if constexpr (odd == 1u) return int(y);
+  return int((unsigned long long)(y) * (0xffffffffu / odd + 1u) >> 32);
+}
+
 struct f16 {
   unsigned short bits;
 };

@@ -16,7 +16,7 @@ struct SharedVector {
   int row;
 
   __device__ __forceinline__ float operator()(int d) const {
-    return to_value(*reinterpret_cast<const Element*>(tile + SharedTile<Cols>::offset(row, d / 8) + d % 8 * 2));
+    return to_value(*reinterpret_cast<const Element*>(tile + SharedTile<Cols>::offset(row, d >> 3) + (d & 7) * 2));
   }
 };
 
@@ -88,7 +88,7 @@ __device__ __forceinline__ void transform_rows(char* tile, const Hook& hook) {
   // Several rows at once hide the latency of what the hook reads; every lane is done reading a row before it changes.
   constexpr int together = Cols >= 256 ? 1 : (Cols >= 128 ? 2 : 4);
   static_assert(Rows % together == 0, "whole groups of rows");
-  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  const int warp = int(threadIdx.x) >> 5, lane = int(threadIdx.x) & 31;
 #pragma unroll 1
   for (int base = warp * together; base < Rows; base += Config::warps * together) {
     Channels<Cols> result[together];
@@ -109,7 +109,7 @@ __device__ __forceinline__ void transform_rows(char* tile, const Hook& hook) {
       for (int pair = 0; pair < Channels<Cols>::pairs; ++pair) {
         const int d = Channels<Cols>::channel(lane, pair);
         if (Cols % 64 != 0 && d >= Cols) continue;
-        *reinterpret_cast<unsigned*>(tile + SharedTile<Cols>::offset(base + i, d / 8) + d % 8 * 2) =
+        *reinterpret_cast<unsigned*>(tile + SharedTile<Cols>::offset(base + i, d >> 3) + (d & 7) * 2) =
             pack(result[i].value[2 * pair], result[i].value[2 * pair + 1], Element());
       }
     }

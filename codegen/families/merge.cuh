@@ -27,7 +27,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
   alignas(8) __shared__ float staged[has_output ? kWarps : 1][has_output ? dim : 1];
 
   const Launch& launch = params.launch;
-  const int b = blockIdx.z, warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  const int b = blockIdx.z, warp = int(threadIdx.x) >> 5, lane = int(threadIdx.x) & 31;
   const Geometry g = geometry(launch, b);
   const i64 packed = i64(blockIdx.x) * kWarps + warp;
   if (packed >= i64(g.qo_len) * launch.num_heads) return;  // the whole warp

@@ -29,11 +29,16 @@ struct Fragment {
 
   int warp, lane;
 
-  __device__ __forceinline__ explicit Fragment(int thread) : warp(thread / 32), lane(thread % 32) {}
+  __device__ __forceinline__ explicit Fragment(int thread) : warp(thread >> 5), lane(thread & 31) {}
 
   // The first of the four values of mma tile (mt, nt).
   __device__ __forceinline__ static constexpr int index(int mt, int nt) { return (mt * n_tiles + nt) * 4; }
   __device__ __forceinline__ static constexpr int slot(int i) { return i / (4 * n_tiles) * 2 + ((i >> 1) & 1); }
+  // The n-th of a slot's values, of row_values.
+  static constexpr int row_values = n_tiles * 2;
+  __device__ __forceinline__ static constexpr int value(int slot, int n) {
+    return (slot >> 1) * n_tiles * 4 + (n >> 1) * 4 + (slot & 1) * 2 + (n & 1);
+  }
   __device__ __forceinline__ int row(int slot) const {
     return warp * warp_rows + (slot >> 1) * 16 + (slot & 1) * 8 + (lane >> 2);
   }
@@ -422,6 +427,15 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     visit(s, scores, tile.partial, view);
 
     float factor[Scores::rows];
+    if constexpr (facts.has_weight) {
+      // The weights that P V multiplies: numerator and denominator round alike, so that a lone key's row is exact.
+#pragma unroll
+      for (int i = 0; i < Scores::values; i += 2) {
+        const unsigned both = pack(s[i], s[i + 1], Element());
+        s[i] = to_value(Element{static_cast<unsigned short>(both)});
+        s[i + 1] = to_value(Element{static_cast<unsigned short>(both >> 16)});
+      }
+    }
     reduction.update(s, factor);
     if constexpr (Reduction::rescales) {
 #pragma unroll
@@ -460,19 +474,21 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   // ---- epilogue ----------------------------------------------------------------------------------------------------
   wait_copies<0>();  // an item without tiles still has Q in flight
   __syncthreads();   // the output tile overwrites Q, K and V
-  // Everything goes through shared memory, where a warp turns one row at a time into its elements, or into a state's
-  // floats: one copy of the code, which reads 8 bytes and writes 4 or 8 a lane, serves registers, hooks and splits. Each
-  // warp writes and reads its own rows.
+  // Everything goes through shared memory: hooks read whole vectors there, a row is ended by one lane, and loops that are
+  // not unrolled over registers keep the code small. Each warp writes and reads its own rows.
   const Outputs outputs(threadIdx.x);
   constexpr int row_floats = Layout::out_row_floats;
   float* vectors = reinterpret_cast<float*>(smem + Layout::out);
   const auto row_end = [&](int i) -> RowEnd& {
     return *reinterpret_cast<RowEnd*>(vectors + i * row_floats + Config::head_dim_v);
   };
+  float* own = vectors + outputs.row(0) * row_floats + outputs.col(0);  // the others' distances are constants
 #pragma unroll
-  for (int i = 0; i < Outputs::values; i += 2)
-    *reinterpret_cast<float2*>(vectors + outputs.row(Outputs::slot(i)) * row_floats + outputs.col(i)) =
+  for (int i = 0; i < Outputs::values; i += 2) {
+    const int slot = Outputs::slot(i);
+    *reinterpret_cast<float2*>(own + ((slot >> 1) * 16 + (slot & 1) * 8) * row_floats + i / 4 % Outputs::n_tiles * 8) =
         float2{output[i], output[i + 1]};
+  }
 #pragma unroll
   for (int slot = 0; slot < Scores::rows; ++slot) {
     const RowState state = reduction.state(slot);
@@ -496,7 +512,6 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
       target = reinterpret_cast<char*>(launch.split_out + place * Config::head_dim_v);
       launch.split_state[2 * place] = state.first;
       launch.split_state[2 * place + 1] = state.second;
-      end.scale = 1.0f;
     } else if (i < source.nrows) {
       const Finished finished = finish<Variant, Config::accuracy>(item, rows[i], state);
       end.scale = finished.scale;
@@ -513,33 +528,38 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   }
   __syncwarp();
 
-  using Lane = Channels<Config::head_dim_v>;
-  constexpr int together = facts.output.present ? 1 : (Config::head_dim_v > 128 ? 4 : 8);  // rows: hides latency
+  if constexpr (facts.output.present) {
+    if (!split) {
 #pragma unroll 1
-  for (int base = first_row; base < end_row; base += together) {
-    Lane result[together];
-#pragma unroll
-    for (int i = 0; i < together; ++i) {
-      const RowEnd& end = row_end(base + i);
-      const FloatVector x{vectors + (base + i) * row_floats, end.scale};
-      if constexpr (facts.output.present) {
-        if (end.target == nullptr) continue;
-        if (!split) {
-          const RowAt at = row_at[base];
-          result[i] = output_vector<Config, Variant>(params, item, x, lane, end.total, end.lse, at.row, at.h);
-          continue;
-        }
+      for (int i = first_row; i < end_row; ++i) {
+        const RowEnd& end = row_end(i);
+        if (end.target == nullptr) break;
+        const FloatVector x{vectors + i * row_floats, end.scale};
+        const RowAt at = row_at[i];
+        store_vector<Config>(
+            end.target, lane,
+            output_vector<Config, Variant>(params, item, x, lane, end.total, end.lse, at.row, at.h));
       }
-      result[i] = x.template channels<Config::head_dim_v>(lane);
+      return;
     }
-#pragma unroll
-    for (int i = 0; i < together; ++i) {
-      char* target = row_end(base + i).target;
-      if (target == nullptr) continue;
-      if (split)
-        store_floats<Config::head_dim_v>(reinterpret_cast<float*>(target), lane, result[i]);
-      else
-        store_vector<Config>(target, lane, result[i]);
+  }
+  constexpr int chunks = Config::head_dim_v / 8;  // 16 bytes of elements
+#pragma unroll 4
+  for (int i = lane; i < Outputs::warp_rows * chunks; i += 32) {
+    const int row = quotient<chunks>(i), d = (i - row * chunks) * 8;
+    const RowEnd& end = row_end(first_row + row);
+    const float4* from = reinterpret_cast<const float4*>(vectors + (first_row + row) * row_floats + d);
+    const float4 low = from[0], high = from[1];
+    const float scale = end.scale;
+    if (end.target == nullptr) continue;
+    if (split) {
+      float4* target = reinterpret_cast<float4*>(end.target) + d / 4;
+      target[0] = low;
+      target[1] = high;
+    } else {
+      *reinterpret_cast<uint4*>(end.target + 2 * d) =
+          uint4{pack(low.x * scale, low.y * scale, Element()), pack(low.z * scale, low.w * scale, Element()),
+                pack(high.x * scale, high.y * scale, Element()), pack(high.z * scale, high.w * scale, Element())};
     }
   }
 }
@@ -567,10 +587,9 @@ __device__ __forceinline__ Work block_work(const Launch& launch, int tile, int s
 }
 
 // Where tables are kept by head: a group too large for them has `group` times the row tiles of one head, which the same
-// blocks share, an item a round. Returns whether there was one. Not inlined: inside the loop over rounds, what does not
-// vary with the round would be kept in registers, and a tile needs them all.
+// blocks share, an item a round. Returns whether there was one.
 template <class Config, class Variant>
-static __device__ __attribute__((noinline)) bool run_head_items(const typename Variant::Params& params, int round,
+static __device__ __forceinline__ bool run_head_items(const typename Variant::Params& params, int round,
                                                                 char* smem) {
   const Launch& launch = params.launch;
   const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
@@ -591,6 +610,7 @@ static __device__ __attribute__((noinline)) bool run_head_items(const typename V
 template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
   if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
+#pragma unroll 1
     for (int round = 0; run_head_items<Config, Variant>(params, round, smem); ++round)
       __syncthreads();  // the next item's copies go where this one's output is read
   } else {

@@ -114,19 +114,21 @@ class Tile:
 # The largest head dims that a row serves (192, 128 is the prefill shape of MLA) and the least shared memory of a CTA in
 # KiB; the first row that fits is taken. With 32 rows a warp, each K and V fragment that ldmatrix brings feeds two row
 # tiles, which halves the traffic from shared memory. "roomy" rows are for hooks that need many registers of their own:
-# they would spill beside 128 registers of outputs. Measured on an H200, bf16, S 8192, D 128, over FLASH_ATTENTION of
-# PyTorch in the same process, dense / causal: 128x48 with 4 warps 1.00 / 1.03, 128x64 with 8 warps 0.87 / 0.87; dense:
-# 128x128 with 8 warps 0.89, 64x32 with 4 warps and Q in registers 0.78.
+# they would spill beside 128 registers of outputs. Each row says what chose it, measured on an H200 in bf16 over
+# FLASH_ATTENTION of PyTorch in the same process: dense 2k, causal 2k, dense 8k, causal 8k (docs/performance.md).
 _TILES: Final[tuple[tuple[int, int, int, bool, Tile], ...]] = (
     # head_dim, head_dim_v, KiB, roomy
-    (64, 64, 99, False, Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2)),
+    # .976 .957 .994 .988; Q in shared memory .957 .914 .976 .940. 128x96 has .98 .95 1.02 1.01, and spills beside keys.
+    (64, 64, 99, False, Tile(128, 64, 4, 2, q_in_registers=True, min_blocks=2)),
     (64, 64, 99, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
+    # .988 .983 1.013 1.014. 128x64 has 1.00 1.00 1.02 1.02, and spills beside keys; with 8 warps .76 to .84.
     (128, 128, 163, False, Tile(128, 48, 4, 2, q_in_registers=False, min_blocks=2)),
     (128, 128, 163, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
     (128, 128, 99, True, Tile(128, 32, 8, 2, q_in_registers=False, min_blocks=1)),
     (192, 128, 227, False, Tile(128, 48, 4, 2, q_in_registers=False, min_blocks=2)),
     (192, 192, 163, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
     (192, 192, 99, True, Tile(64, 32, 4, 2, q_in_registers=False, min_blocks=1)),
+    # .955 .911 .970 .985; 128x48 .910 .864 .928 .944, 64x64 with 4 warps .663 to .774.
     (256, 256, 227, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
     (256, 256, 163, True, Tile(128, 32, 8, 2, q_in_registers=False, min_blocks=1)),
     (256, 256, 99, True, Tile(64, 16, 4, 2, q_in_registers=False, min_blocks=1)),

@@ -18,6 +18,10 @@ struct alignas(8) float2 {
   float x, y;
 };
 
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
 struct uint4 {
   unsigned x, y, z, w;
 };
