@@ -158,17 +158,20 @@ struct TensorRef {
   template <class... Index>
   __device__ __forceinline__ auto load(Index... index) const -> decltype(to_value(T())) {
     static_assert(sizeof...(Index) == Rank, "one index per axis");
-    const i64 at[Rank] = {i64(index)...};
     i64 offset = 0;
     bool empty = false;
-#pragma unroll
-    for (int axis = 0; axis < Rank; ++axis) {
-      const i64 last = extent[axis] - 1;
-      empty = empty || last < 0;
-      const i64 high = at[axis] < last ? at[axis] : last;
-      offset += (high < 0 ? 0 : high) * stride[axis];
-    }
+    locate<0>(offset, empty, i64(index)...);
     return empty ? to_value(T()) : to_value(data[offset]);
+  }
+
+  // Axis by axis without a loop: a fast compilation would leave an array of indices in local memory.
+  template <int Axis, class... Rest>
+  __device__ __forceinline__ void locate(i64& offset, bool& empty, i64 index, Rest... rest) const {
+    const i64 last = extent[Axis] - 1;
+    empty = empty || last < 0;
+    const i64 high = index < last ? index : last;
+    offset += (high < 0 ? 0 : high) * stride[Axis];
+    if constexpr (sizeof...(Rest) > 0) locate<Axis + 1>(offset, empty, rest...);
   }
 };
 

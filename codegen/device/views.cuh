@@ -52,13 +52,9 @@ template <class T, int Rank, class... Index>
 __device__ __forceinline__ auto element(const T* base, const Axes<Rank>& axes, Index... index)
     -> decltype(to_value(T())) {
   static_assert(sizeof...(Index) == Rank, "one index per axis");
-  const int at[Rank] = {index...};
   i64 offset = 0;
-#pragma unroll
-  for (int axis = 0; axis < Rank; ++axis) {
-    const int high = at[axis] < axes.last[axis] ? at[axis] : axes.last[axis];
-    offset += (high < 0 ? 0 : high) * axes.stride[axis];
-  }
+  int axis = 0;
+  ((offset += i64(clamp_index(index, axes.last[axis])) * axes.stride[axis], ++axis), ...);
   return base ? to_value(base[offset]) : to_value(T());
 }
 

@@ -36,7 +36,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
 
   Lane sum;
 #pragma unroll
-  for (float& value : sum.value) value = 0.0f;
+  for (int i = 0; i < 2 * Lane::pairs; ++i) sum.value[i] = 0.0f;
   RowState state = Rule::identity();
   const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
 #pragma unroll 2
@@ -80,7 +80,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
                                          h);
   } else {
 #pragma unroll
-    for (float& value : sum.value) value *= end.scale;
+    for (int i = 0; i < 2 * Lane::pairs; ++i) sum.value[i] *= end.scale;
   }
   store_vector<Config>(static_cast<char*>(launch.out) +
                            2 * (b * launch.out_stride.batch + (g.qo_base + row) * launch.out_stride.token +
