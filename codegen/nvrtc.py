@@ -19,9 +19,7 @@ from attncc.diagnostics import Note, ToolchainError
 
 # What every kernel is compiled with; part of the cache key. Line information is what maps a profile back to the .attn
 # file. NVRTC's own cache (NVRTC guide, "Caching") answers without ptxas's log, which says what a kernel uses.
-# NVVM at the level that still keeps arrays in registers takes half the time of the full one; what it leaves out,
-# divisions by constants above all, the device library writes out.
-FLAGS = ("--std=c++17", "--generate-line-info", "--Ofast-compile=min", "--ptxas-options=-v", "--no-cache")
+FLAGS = ("--std=c++17", "--generate-line-info", "--ptxas-options=-v", "--no-cache")
 INCLUDE = Path(__file__).resolve().parent  # "device/joint.cuh", "families/mma_sm80.cuh"
 
 

@@ -56,7 +56,7 @@ struct FloatVector {
 template <int Cols, int Sums, class Term, class Value>
 __device__ __forceinline__ Channels<Cols> evaluate_vector(int lane, Term term, Value value) {
   Channels<Cols> result;
-  float sums[Sums > 0 ? Sums : 1];
+  float sums[Sums > 0 ? Sums : 1] = {};
 #pragma unroll
   for (int i = 0; i < Sums; ++i) {
     float part = 0.0f;

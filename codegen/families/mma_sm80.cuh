@@ -427,15 +427,6 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     visit(s, scores, tile.partial, view);
 
     float factor[Scores::rows];
-    if constexpr (facts.has_weight) {
-      // The weights that P V multiplies: numerator and denominator round alike, so that a lone key's row is exact.
-#pragma unroll
-      for (int i = 0; i < Scores::values; i += 2) {
-        const unsigned both = pack(s[i], s[i + 1], Element());
-        s[i] = to_value(Element{static_cast<unsigned short>(both)});
-        s[i + 1] = to_value(Element{static_cast<unsigned short>(both >> 16)});
-      }
-    }
     reduction.update(s, factor);
     if constexpr (Reduction::rescales) {
 #pragma unroll
@@ -589,7 +580,7 @@ __device__ __forceinline__ Work block_work(const Launch& launch, int tile, int s
 // Where tables are kept by head: a group too large for them has `group` times the row tiles of one head, which the same
 // blocks share, an item a round. Returns whether there was one.
 template <class Config, class Variant>
-static __device__ __forceinline__ bool run_head_items(const typename Variant::Params& params, int round,
+static __device__ __attribute__((noinline)) bool run_head_items(const typename Variant::Params& params, int round,
                                                                 char* smem) {
   const Launch& launch = params.launch;
   const int splits = launch.num_splits > 1 ? launch.num_splits : 1;

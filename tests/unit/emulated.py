@@ -192,15 +192,7 @@ class Batch:
         group = len(q) // len(k)
         return q, k.repeat(group, 0), v.repeat(group, 0)
 
-    def compare(
-        self,
-        b: int,
-        expected: Any,
-        expected_lse: Any,
-        *,
-        lse_error: float = 1e-4,
-        slack: Any = 0.0,
-    ) -> None:
+    def compare(self, b: int, expected: Any, expected_lse: Any, *, lse_error: float = 1e-4, slack: float = 0.0) -> None:
         """Compares request b with float64 results [rows, heads, dim] and [rows, heads]; lse None: not for weights."""
         rows = self.qo_lens[b]
         got = part_of(self.out, self.qo_indptr, b, rows).astype(np.float64)

@@ -134,7 +134,7 @@ def test_a_slow_command_says_what_it_does(variant: str) -> None:
         "--device",
         "cpu",
         "--q-len",
-        "1500",
+        "5000",
         "--batch",
         "1",
         "--heads",

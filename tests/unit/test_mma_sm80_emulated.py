@@ -70,8 +70,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return compile_
 
 
-def check(library: ctypes.CDLL, name: str, config: mma_sm80.Config, case: Case, *, through_state: bool = False) -> Any:
-    """Runs the case on a random batch, compares it with float64 and returns the batch."""
+def check(library: ctypes.CDLL, name: str, config: mma_sm80.Config, case: Case, *, through_state: bool = False) -> None:
     ragged, sizes = case.ragged, (len(case.qo_lens), max(case.qo_lens), max(case.kv_lens))
     batch = emulated.Batch.make(config, case.qo_lens, case.kv_lens, case.heads, case.kv_heads, ragged=ragged)
     values = reference.make_values(name, case.heads, *sizes, config.head_dim)
@@ -116,15 +115,7 @@ def check(library: ctypes.CDLL, name: str, config: mma_sm80.Config, case: Case, 
         out, lse = reference.attention(name, values, b, (q, k, v), starts, config.head_dim**-0.5)
         # A transformed channel may round to the other neighbour than float64's does.
         lse_error = 2e-3 if name in ("rope", "normed") else 1e-4
-        # Weights of both signs: the total of rounded weights is as far off as eager's, most where it nearly cancels.
-        slack: Any = 0.0
-        if name == "retention":
-            eager, _ = reference.attention(
-                name, values, b, (q, k, v), starts, config.head_dim**-0.5, compute=STORED[config.dtype]
-            )
-            slack = 2.0 * np.linalg.norm(eager.numpy() - out.numpy(), axis=-1)
-        batch.compare(b, out.numpy(), None if lse is None else lse.numpy(), lse_error=lse_error, slack=slack)
-    return batch
+        batch.compare(b, out.numpy(), None if lse is None else lse.numpy(), lse_error=lse_error)
 
 
 CASES = (
@@ -140,19 +131,6 @@ def test_agrees_with_float64(build: Any, name: str) -> None:
     """Every hook of the joint, on padded and ragged batches, empty requests, a group of 7, starts and split columns."""
     for case in CASES:
         check(build(name, SMALL), name, SMALL, case)
-
-
-def test_a_lone_weight_cancels_exactly(build: Any) -> None:
-    """One key, a weight beyond 1 and the total of the weights as the denominator: the row is plus or minus v."""
-    batch = check(build("retention", SMALL), "retention", SMALL, Case((1,) * 12, (1,) * 12, heads=4, kv_heads=4))
-    seen = 0
-    for b in range(12):
-        q, k, v = (part.astype(np.float64)[0] for part in batch.stored(b))
-        score = (q * k).sum(-1) * SMALL.head_dim**-0.5
-        sure = np.abs(score) > 1.01
-        seen += int(sure.sum())
-        np.testing.assert_array_equal(batch.out[b, 0, sure, : SMALL.head_dim_v], (np.sign(score)[:, None] * v)[sure])
-    assert seen >= 4
 
 
 @pytest.mark.parametrize("name", ["retention", "normed"])
