@@ -100,6 +100,30 @@ struct SharedLayout {
   static constexpr int bytes = tiles_end > out_end ? tiles_end : out_end;
 };
 
+// Static shared memory. One object, whose size its alignment divides: dynamic shared memory begins where it ends, and at
+// NVVM's minimal level ptxas leaves the alignment that tiles need out of account. Raw bytes where an Item, Row, Key or
+// Diagonal may have constructors.
+template <class Config, class Variant>
+struct alignas(128) Staged {
+  static constexpr Facts facts = Variant::facts;
+  static constexpr int keys_count = facts.has_key ? Config::stages * Config::block_n : 1;
+  static constexpr int diagonals_count = facts.has_diagonal ? Config::stages * Diagonals<Config, Variant>::capacity : 1;
+
+  alignas(16) char item[sizeof(typename Variant::Item)];
+  alignas(16) char rows[Config::block_m * sizeof(typename Variant::Row)];
+  alignas(16) char keys[keys_count * sizeof(typename Variant::Key)];
+  alignas(16) char diagonals[diagonals_count * sizeof(typename Diagonals<Config, Variant>::Value)];
+  RowAt row_at[Config::block_m];
+  Range ranges[facts.num_ranges];
+  TileSpan spans[Config::stages];  // the tile in each stage; col < 0 after the last
+  // Uniform, and needed once a tile or at the end: here it costs no register while the accumulators fill them.
+  struct {
+    const char *k, *v;        // the item's first column
+    i64 k_stride, v_stride;  // bytes between columns
+    int b, slot, qo_base, nrows;
+  } source;
+};
+
 // What hooks of pairs read; all of it lies in shared memory, so that no register holds it while tiles are multiplied.
 template <class Variant, class Diagonal>
 struct TileView {
@@ -246,27 +270,15 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   constexpr int m_tiles = Scores::m_tiles, q_steps = Config::head_dim / 16;
   static_assert(stages >= 2 && block_n % 16 == 0, "a tile is loaded while another is used; P feeds k16 steps");
 
-  // Raw bytes below: an Item, Row or Key may have constructors.
-  __shared__ Range ranges[facts.num_ranges];
-  __shared__ RowAt row_at[block_m];
-  alignas(16) __shared__ char row_bytes[block_m * sizeof(typename Variant::Row)];
-  auto* rows = reinterpret_cast<typename Variant::Row*>(row_bytes);
-  __shared__ TileSpan spans[stages];  // the tile in each stage; col < 0 after the last
-  // Uniform, and needed once a tile or at the end: in shared memory it costs no register while the accumulators fill them.
-  __shared__ struct {
-    const char *k, *v;        // the item's first column
-    i64 k_stride, v_stride;  // bytes between columns
-    int b, slot, qo_base, nrows;
-  } source;
-  alignas(16) __shared__ char item_bytes[sizeof(typename Variant::Item)];
-  const auto& item = *reinterpret_cast<const typename Variant::Item*>(item_bytes);
-  constexpr int key_count = facts.has_key ? stages * block_n : 1;
-  alignas(16) __shared__ char key_bytes[key_count * sizeof(typename Variant::Key)];
-  auto* keys = reinterpret_cast<typename Variant::Key*>(key_bytes);
-
-  constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;
-  alignas(16) __shared__ char diagonal_bytes[(facts.has_diagonal ? stages * diagonal_capacity : 1) * sizeof(Diagonal)];
-  auto* diagonals = reinterpret_cast<Diagonal*>(diagonal_bytes);
+  __shared__ Staged<Config, Variant> staged;
+  auto& ranges = staged.ranges;
+  auto& row_at = staged.row_at;
+  auto& spans = staged.spans;
+  auto& source = staged.source;
+  auto* rows = reinterpret_cast<typename Variant::Row*>(staged.rows);
+  auto* keys = reinterpret_cast<typename Variant::Key*>(staged.keys);
+  auto* diagonals = reinterpret_cast<Diagonal*>(staged.diagonals);
+  const auto& item = *reinterpret_cast<const typename Variant::Item*>(staged.item);
 
   const Launch& launch = params.launch;
   const Geometry g = geometry(launch, work.b);
@@ -277,7 +289,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     source.b = work.b;
     source.slot = work.slot;
     source.nrows = work.nrows;
-    *reinterpret_cast<typename Variant::Item*>(item_bytes) = Variant::item(params, work);
+    *reinterpret_cast<typename Variant::Item*>(staged.item) = Variant::item(params, work);
     source.qo_base = g.qo_base;
     source.k_stride = 2 * launch.k_stride.token;
     source.v_stride = 2 * launch.v_stride.token;
@@ -314,7 +326,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
       const int first = row_lo - (col0 + block_n - 1);
       for (int i = threadIdx.x; i < (Variant::facts.diagonal_per_head ? work.pack : 1) * deltas; i += Config::threads) {
         const int head = i / deltas;
-        diagonals[stage * diagonal_capacity + i] =
+        diagonals[stage * Diagonals<Config, Variant>::capacity + i] =
             Variant::diagonal(params, item, work.h0 + head, first + i - head * deltas);
       }
     }
@@ -416,7 +428,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     const TileView<Variant, Diagonal> view{item,
                                            uniform,
                                            facts.has_key ? keys + stage * block_n : keys,
-                                           facts.has_diagonal ? diagonals + stage * diagonal_capacity : diagonals,
+                                           facts.has_diagonal ? diagonals + stage * Diagonals<Config, Variant>::capacity : diagonals,
                                            rows,
                                            row_at,
                                            row_lo,
