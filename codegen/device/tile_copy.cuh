@@ -22,28 +22,28 @@ __device__ __forceinline__ void load_rows(unsigned target, Source source) {
   }
 }
 
-// The same for rows `stride` bytes apart, the first `count` of them valid. It runs inside the loop over tiles, where
-// registers are short: if a pass of the CTA covers whole groups of 8 rows, a thread walks one pointer down one column of
-// chunks.
+// The same for rows `stride` bytes apart, from row `first` of `base` on, the first `count` of them valid. It runs inside
+// the loop over tiles, where registers are short: if a pass of the CTA covers whole groups of 8 rows, a thread walks one
+// pointer down one column of chunks.
 template <class Config, int Rows, int Cols>
-__device__ __forceinline__ void load_block(unsigned target, const char* first, i64 stride, int count) {
+__device__ __forceinline__ void load_block(unsigned target, const char* base, int first, i64 stride, int count) {
   using Layout = SharedTile<Cols>;
   constexpr int pass = Config::threads / Layout::chunks;
   if constexpr (Config::threads % Layout::chunks == 0 && pass % 8 == 0 && Rows % pass == 0) {
     const int thread = opaque_thread();
     const int row = quotient<Layout::chunks>(thread), chunk = thread - row * Layout::chunks;
-    const char* address = first + row * stride + chunk * 16;
+    const char* address = base + i64(unsigned(first + row)) * stride + chunk * 16;
     target += Layout::offset(row, chunk);
 #pragma unroll
-    for (int base = 0; base < Rows; base += pass) {
-      copy_async(target + base * Layout::row_bytes, address, row + base < count);
+    for (int done = 0; done < Rows; done += pass) {
+      copy_async(target + done * Layout::row_bytes, address, row + done < count);
       // Opaque, or every pass's offset would be kept in registers across the loop over tiles, and spill.
       address = opaque(address + pass * stride);
     }
   } else {
     load_rows<Config, Rows, Cols>(target, [&](int row, bool& valid) {
       valid = row < count;
-      return first + row * stride;
+      return base + i64(unsigned(first + row)) * stride;
     });
   }
 }

@@ -17,11 +17,21 @@ template <int TileCols, int NumRanges>
 struct TileIterator {
   const Range* ranges;  // [NumRanges]; unused entries are empty
   int cursor, col_end;
+  int full_end = 0;  // tiles from the cursor on that end here or before are full: most are found without a look at ranges
 
   __device__ __forceinline__ TileIterator(const Range* ranges, int col_begin, int col_end)
       : ranges(ranges), cursor(col_begin), col_end(col_end) {}
 
   __device__ __forceinline__ bool next(TileSpan& tile) {
+    if (cursor + TileCols > full_end && !seek()) return false;
+    tile.col = cursor;
+    cursor += TileCols;
+    tile.partial = cursor > full_end;
+    return true;
+  }
+
+  // Moves the cursor to the next tile that a range meets, and full_end to the end of what proves it; false: none is left.
+  __device__ __forceinline__ bool seek() {
     int start = col_end;
 #pragma unroll
     for (int i = 0; i < NumRanges; ++i) {
@@ -32,17 +42,14 @@ struct TileIterator {
         start = aligned < start ? aligned : start;
       }
     }
-    if (start >= col_end) return false;
-    bool full = false;
+    cursor = start;
+    full_end = 0;
 #pragma unroll
     for (int i = 0; i < NumRanges; ++i) {
       const int hi = ranges[i].hi < col_end ? ranges[i].hi : col_end;
-      full = full || (ranges[i].partial == 0 && ranges[i].lo <= start && start + TileCols <= hi);
+      if (ranges[i].partial == 0 && ranges[i].lo <= start && hi > full_end) full_end = hi;
     }
-    tile.col = start;
-    tile.partial = !full;
-    cursor = start + TileCols;
-    return true;
+    return start < col_end;
   }
 };
 

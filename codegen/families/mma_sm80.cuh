@@ -115,7 +115,6 @@ struct alignas(128) Staged {
   alignas(16) char diagonals[diagonals_count * sizeof(typename Diagonals<Config, Variant>::Value)];
   RowAt row_at[Config::block_m];
   Range ranges[facts.num_ranges];
-  TileSpan spans[Config::stages];  // the tile in each stage; col < 0 after the last
   // Uniform, and needed once a tile or at the end: here it costs no register while the accumulators fill them.
   struct {
     const char *k, *v;        // the item's first column
@@ -273,7 +272,6 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   __shared__ Staged<Config, Variant> staged;
   auto& ranges = staged.ranges;
   auto& row_at = staged.row_at;
-  auto& spans = staged.spans;
   auto& source = staged.source;
   auto* rows = reinterpret_cast<typename Variant::Row*>(staged.rows);
   auto* keys = reinterpret_cast<typename Variant::Key*>(staged.keys);
@@ -313,9 +311,9 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   const auto load_tile = [&](int col0, int stage) {
     // Columns past the end are zeros, V's above all: 0 times a neighbour's NaN would be NaN.
     load_block<Config, block_n, Config::head_dim>(shared + Layout::k + stage * Layout::k_bytes,
-                                                  source.k + col0 * source.k_stride, source.k_stride, col_end - col0);
+                                                  source.k, col0, source.k_stride, col_end - col0);
     load_block<Config, block_n, Config::head_dim_v>(shared + Layout::v + stage * Layout::v_bytes,
-                                                    source.v + col0 * source.v_stride, source.v_stride, col_end - col0);
+                                                    source.v, col0, source.v_stride, col_end - col0);
     if constexpr (Variant::facts.has_key) {
       for (int i = threadIdx.x; i < block_n; i += Config::threads) {
         const int col = col0 + i < g.kv_len ? col0 + i : g.kv_len - 1;
@@ -339,14 +337,15 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   });
 
   TileIterator<block_n, facts.num_ranges> tiles(ranges, work.col0, col_end);
+  TileSpan spans[stages - 1];  // of the tiles on their way, the oldest first; col < 0 after the last
   const auto produce = [&](int stage) {
     TileSpan next{-1, false};
     if (tiles.next(next)) load_tile(next.col, stage);
-    if (threadIdx.x == 0) spans[stage] = next;
     commit_copies();  // an empty group too: the count of groups in flight stays fixed
+    return next;
   };
 #pragma unroll
-  for (int stage = 0; stage < stages - 1; ++stage) produce(stage);
+  for (int stage = 0; stage < stages - 1; ++stage) spans[stage] = produce(stage);
 
   // ---- consumer side -----------------------------------------------------------------------------------------------
   const Scores scores(threadIdx.x);
@@ -388,9 +387,11 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     // Everyone's share of this tile has landed, and everyone is done with the tile before it, whose stage is refilled.
     wait_copies<stages - 2>();
     __syncthreads();
-    const TileSpan tile = spans[stage];
+    const TileSpan tile = spans[0];
     if (tile.col < 0) break;
-    produce(stage == 0 ? stages - 1 : stage - 1);
+#pragma unroll
+    for (int i = 0; i < stages - 2; ++i) spans[i] = spans[i + 1];
+    spans[stages - 2] = produce(stage == 0 ? stages - 1 : stage - 1);
     if constexpr (facts.key.present || facts.value.present) {
       if constexpr (facts.key.present)
         transform_rows<Config, block_n, Config::head_dim>(smem + Layout::k + stage * Layout::k_bytes,
@@ -439,8 +440,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     visit(s, scores, tile.partial, view);
 
     float factor[Scores::rows];
-    reduction.update(s, factor);
-    if constexpr (Reduction::rescales) {
+    const bool moves = reduction.update(s, factor);
+    if (Reduction::rescales && moves) {
 #pragma unroll
       for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
     }
