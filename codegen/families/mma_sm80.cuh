@@ -384,14 +384,11 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   int stage = 0;
 #pragma unroll 1
   while (true) {
-    // Everyone's share of this tile has landed, and everyone is done with the tile before it, whose stage is refilled.
+    // Everyone's share of this tile has landed, and everyone is done with the tile before it, whose stage is to be refilled.
     wait_copies<stages - 2>();
     __syncthreads();
     const TileSpan tile = spans[0];
     if (tile.col < 0) break;
-#pragma unroll
-    for (int i = 0; i < stages - 2; ++i) spans[i] = spans[i + 1];
-    spans[stages - 2] = produce(stage == 0 ? stages - 1 : stage - 1);
     if constexpr (facts.key.present || facts.value.present) {
       if constexpr (facts.key.present)
         transform_rows<Config, block_n, Config::head_dim>(smem + Layout::k + stage * Layout::k_bytes,
@@ -422,6 +419,11 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
         }
       }
     }
+
+    // The next tile's copies start while the products above are still under way.
+#pragma unroll
+    for (int i = 0; i < stages - 2; ++i) spans[i] = spans[i + 1];
+    spans[stages - 2] = produce(stage == 0 ? stages - 1 : stage - 1);
 
     typename Variant::Tile uniform{};
     if constexpr (facts.has_tile)
