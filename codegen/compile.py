@@ -110,7 +110,9 @@ class Stages:
     @cached_property
     def compiled(self) -> Compiled:
         """What NVRTC made of it, past the cache: PTX, log and time are not kept there."""
-        return compile_cuda(self.source.text, arch=self.spec.arch, name=self.source.name)
+        return compile_cuda(
+            self.source.text, arch=self.spec.arch, name=self.source.name, flags=self.choice.config.flags
+        )
 
     @property
     def ptx(self) -> str:

@@ -57,11 +57,7 @@ struct WeightRule {
 template <class Fragment, Accuracy accuracy>
 struct Softmax : SoftmaxRule<accuracy> {
   static constexpr bool rescales = true;
-  // How far, in the log2 domain, a logit may exceed a row's reference before the reference follows. Weights stay below
-  // 2^8, which f16 holds, and a row's reference moves a few times instead of at most tiles: the outputs are multiplied
-  // only then.
-  static constexpr float slack = 8.0f;
-  float m[Fragment::rows];  // what logits are taken relative to, the largest within the slack; -inf before any pair
+  float m[Fragment::rows];  // largest logit so far; -inf before the first attended pair
   float l[Fragment::rows];  // this thread's share of Σ 2^(logit - m); the lanes of a row are summed once, in state
 
   __device__ __forceinline__ Softmax() {
@@ -72,39 +68,26 @@ struct Softmax : SoftmaxRule<accuracy> {
     }
   }
 
-  // Replaces logits by weights in [0, 2^slack]; -inf weighs 0. Where it returns true, the same in all of a warp, each
-  // row's accumulator is to be multiplied by its factor first.
-  __device__ __forceinline__ bool update(float (&s)[Fragment::values], float (&factor)[Fragment::rows]) {
-    float top[Fragment::rows];
-    bool above = false;
+  // Replaces logits by weights in [0, 1] and gives the factor by which each row's accumulator shrinks. -inf weighs 0.
+  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&factor)[Fragment::rows]) {
+    float reference[Fragment::rows];
 #pragma unroll
     for (int slot = 0; slot < Fragment::rows; ++slot) {
-      top[slot] = s[Fragment::value(slot, 0)];
+      float top = m[slot];
 #pragma unroll
-      for (int n = 1; n < Fragment::row_values; ++n) top[slot] = ::fmaxf(top[slot], s[Fragment::value(slot, n)]);
-      top[slot] = Fragment::row_reduce(top[slot], [](float a, float b) { return ::fmaxf(a, b); });
-      above = above | (top[slot] > m[slot] + slack);
+      for (int n = 0; n < Fragment::row_values; ++n) top = ::fmaxf(top, s[Fragment::value(slot, n)]);
+      top = Fragment::row_reduce(top, [](float a, float b) { return ::fmaxf(a, b); });
+      reference[slot] = SoftmaxRule<accuracy>::reference(top);
+      factor[slot] = Fn<accuracy>::exp2(m[slot] - reference[slot]);
+      m[slot] = top;
+      l[slot] *= factor[slot];
     }
-    const bool moves = __any_sync(0xffffffffu, above);
-    if (moves) {
-#pragma unroll
-      for (int slot = 0; slot < Fragment::rows; ++slot) {
-        // Row by row: what a row gives must not depend on its neighbours.
-        const float next = top[slot] > m[slot] + slack ? top[slot] : m[slot];
-        factor[slot] = Fn<accuracy>::exp2(m[slot] - SoftmaxRule<accuracy>::reference(next));
-        m[slot] = next;
-        l[slot] *= factor[slot];
-      }
-    }
-#pragma unroll
-    for (int slot = 0; slot < Fragment::rows; ++slot) top[slot] = SoftmaxRule<accuracy>::reference(m[slot]);
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) {
       const int slot = Fragment::slot(i);
-      s[i] = Fn<accuracy>::exp2(s[i] - top[slot]);
+      s[i] = Fn<accuracy>::exp2(s[i] - reference[slot]);
       l[slot] += s[i];
     }
-    return moves;
   }
 
   __device__ __forceinline__ RowState state(int slot) const {
@@ -122,10 +105,9 @@ struct Weighted : WeightRule<accuracy> {
     for (int slot = 0; slot < Fragment::rows; ++slot) total[slot] = 0.0f;
   }
 
-  __device__ __forceinline__ bool update(const float (&s)[Fragment::values], float (&)[Fragment::rows]) {
+  __device__ __forceinline__ void update(const float (&s)[Fragment::values], float (&)[Fragment::rows]) {
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) total[Fragment::slot(i)] += s[i];
-    return false;
   }
 
   __device__ __forceinline__ RowState state(int slot) const {

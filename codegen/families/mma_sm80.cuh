@@ -442,8 +442,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     visit(s, scores, tile.partial, view);
 
     float factor[Scores::rows];
-    const bool moves = reduction.update(s, factor);
-    if (Reduction::rescales && moves) {
+    reduction.update(s, factor);
+    if constexpr (Reduction::rescales) {
 #pragma unroll
       for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
     }
@@ -595,7 +595,7 @@ __device__ __forceinline__ Work block_work(const Launch& launch, int tile, int s
 // Where tables are kept by head: a group too large for them has `group` times the row tiles of one head, which the same
 // blocks share, an item a round. Returns whether there was one.
 template <class Config, class Variant>
-static __device__ __attribute__((noinline)) bool run_head_items(const typename Variant::Params& params, int round,
+__device__ __forceinline__ bool run_head_items(const typename Variant::Params& params, int round,
                                                                 char* smem) {
   const Launch& launch = params.launch;
   const int splits = launch.num_splits > 1 ? launch.num_splits : 1;

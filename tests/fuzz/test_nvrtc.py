@@ -50,7 +50,7 @@ def test_random_variants_compile(fuzz_full: bool) -> None:
         arch = ARCHES[index % 2]
         config = mma_sm80.choose("bf16", 64, 64, arch)
         source = emit_kernel(run(variant), mma_sm80, config)
-        compiled = compile_cuda(source.text, arch=arch, name=source.name)
+        compiled = compile_cuda(source.text, arch=arch, name=source.name, flags=config.flags)
         unexpected = [text for text in compiled.warnings if not any(code in text for code in TRUE_OF_THE_FORMULA)]
         if unexpected:
             warned[index] = unexpected

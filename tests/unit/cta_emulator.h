@@ -178,12 +178,6 @@ inline float __shfl_xor_sync(unsigned, float x, int mask) {
   std::memcpy(&bits, &x, 4);
   return attncc::bits_to_float(emulator::collect({bits})[(emulator::current % 32) ^ mask][0]);
 }
-inline int __any_sync(unsigned, int predicate) {
-  const auto* words = emulator::collect({unsigned(predicate != 0)});
-  int any = 0;
-  for (int lane = 0; lane < 32; ++lane) any |= int(words[lane][0]);
-  return any;
-}
 
 namespace attncc {
 

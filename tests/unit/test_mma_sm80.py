@@ -23,7 +23,7 @@ def config_of(name: str, dtype: mma_sm80.Dtype, head_dim: int, head_dim_v: int, 
 
 @functools.cache
 def compiled(name: str, config: mma_sm80.Config, arch: str) -> Compiled:
-    return compile_cuda(variants.source(name, config), arch=arch)
+    return compile_cuda(variants.source(name, config), arch=arch, flags=config.flags)
 
 
 def check_budget(name: str, config: mma_sm80.Config, arch: str) -> None:
@@ -34,6 +34,7 @@ def check_budget(name: str, config: mma_sm80.Config, arch: str) -> None:
     for entry in (used, made.resources[MERGE]):
         assert (entry.spill_stores, entry.spill_loads, entry.stack) == (0, 0, 0)
     assert used.registers * config.threads * config.min_blocks <= 65536
+    assert used.static_smem % 128 == 0, "dynamic shared memory begins where it ends, and tiles want that alignment"
     assert config.smem_bytes + used.static_smem <= mma_sm80.SHARED_BYTES[arch]
     counts = histogram(disassemble(made.cubin), ENTRY)
     assert counts["LDL"] == counts["STL"] == 0
