@@ -7,19 +7,6 @@
 #else
 namespace attncc {
 
-// The same pointer, of which the compiler knows nothing.
-__device__ __forceinline__ const char* opaque(const char* pointer) {
-  asm volatile("" : "+l"(pointer));
-  return pointer;
-}
-
-// threadIdx.x, read anew: what is computed from it inside a loop is not kept in registers across the loop. PTX ISA 10.1.
-__device__ __forceinline__ int opaque_thread() {
-  int thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  return thread;
-}
-
 // PTX ISA 9.7.9.25.3 cp.async. Reads 16 bytes at `source` when `valid`, none otherwise; writes 16 bytes at shared address
 // `target`, zeros when not valid. Both 16-byte aligned. L2 is asked for the whole 128-byte line.
 __device__ __forceinline__ void copy_async(unsigned target, const void* source, bool valid) {

@@ -1,6 +1,7 @@
 // Rows of global memory into a SharedTile by cp.async, every thread of the CTA its share. It may not know what the rows are.
 #pragma once
 #include "device/async_copy.cuh"
+#include "device/opaque.cuh"
 
 #ifdef ATTNCC_KERNELS
 namespace attncc {

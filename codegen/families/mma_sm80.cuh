@@ -5,6 +5,7 @@
 // KV columns or a split of them. Warp w owns rows [w, w + 1) * block_m / warps of the tile, so no row crosses a warp.
 #pragma once
 #include "device/joint.cuh"
+#include "device/opaque.cuh"
 #include "device/tiles.cuh"
 
 #ifdef ATTNCC_KERNELS
@@ -172,16 +173,19 @@ __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragme
     else
       s[i] = Variant::logits(s[i], item, row, view.tile, key(i), r, col);
   }
-  if (!partial) return;
+  // Runs at most once: see opaque_zero.
+#pragma unroll 1
+  for (int masked = partial; masked; masked = opaque_zero()) {
 #pragma unroll
-  for (int i = 0; i < Fragment::values; ++i) {
-    const int col = view.col0 + fragment.col(i);
-    bool keep = col < view.col_end;
-    if constexpr (facts.has_mask && facts.has_diagonal)
-      keep = keep & Variant::mask(item, rows[Fragment::slot(i)], key(i), diagonal(i), row_index[Fragment::slot(i)], col);
-    else if constexpr (facts.has_mask)
-      keep = keep & Variant::mask(item, rows[Fragment::slot(i)], key(i), row_index[Fragment::slot(i)], col);
-    s[i] = keep ? s[i] : (facts.has_weight ? 0.0f : -infinity());
+    for (int i = 0; i < Fragment::values; ++i) {
+      const int col = view.col0 + fragment.col(i);
+      bool keep = col < view.col_end;
+      if constexpr (facts.has_mask && facts.has_diagonal)
+        keep = keep & Variant::mask(item, rows[Fragment::slot(i)], key(i), diagonal(i), row_index[Fragment::slot(i)], col);
+      else if constexpr (facts.has_mask)
+        keep = keep & Variant::mask(item, rows[Fragment::slot(i)], key(i), row_index[Fragment::slot(i)], col);
+      s[i] = keep ? s[i] : (facts.has_weight ? 0.0f : -infinity());
+    }
   }
 }
 

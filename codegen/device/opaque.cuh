@@ -1,0 +1,42 @@
+// Values of which the compiler knows nothing, to steer what it keeps in registers. Owns these three; each says what for.
+#pragma once
+#include "device/host.cuh"
+
+#ifdef ATTNCC_EMULATOR
+#include ATTNCC_EMULATOR
+#endif
+
+namespace attncc {
+
+// The same pointer: what is computed from it is not folded into what came before.
+__device__ __forceinline__ const char* opaque(const char* pointer) {
+#ifdef __CUDACC__
+  asm volatile("" : "+l"(pointer));
+#endif
+  return pointer;
+}
+
+// 0. A loop that goes on until it has been seen runs once, and values that it changes stay where they are: a branch would
+// have the compiler copy them for the side that does not.
+__device__ __forceinline__ int opaque_zero() {
+  int zero = 0;
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(zero));
+#endif
+  return zero;
+}
+
+#ifdef ATTNCC_KERNELS
+// threadIdx.x, read anew: what is computed from it inside a loop is not kept in registers across the loop. PTX ISA 10.1.
+__device__ __forceinline__ int opaque_thread() {
+#ifdef __CUDACC__
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#else
+  return int(threadIdx.x);
+#endif
+}
+#endif
+
+}  // namespace attncc
