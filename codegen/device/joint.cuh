@@ -28,6 +28,11 @@
 //   static Key   key   (const Params&, const Item&, int col);
 //       What depends on the column. Staged in shared memory beside K; skipped when !facts.has_key.
 //       Called with 0 <= col < kv_len only; columns past the end get a copy of the last one's.
+//   struct KeyRead {};                                           // when facts.key_reads, and then
+//   static KeyRead read_key(const Params&, const Item&, int col);
+//   static Key   key   (const Params&, const Item&, const KeyRead&, int col);
+//       What a key reads from captured tensors, as it is stored: a family asks for it early and for the key late, with
+//       work in between that hides the latency.
 //   static Tile  tile  (const Params&, const Item&, const Box&);
 //       What is uniform over a tile. Skipped (value-initialised) when !facts.has_tile.
 //   static int   ranges(const Params&, const Work&, int row_lo, int row_hi, Range* out);
@@ -36,10 +41,10 @@
 //       (lo >= hi), be unaligned and reach outside [0, kv_len): the tile iterator clamps and merges. partial == 0 proves
 //       that mask() is true for every (row, h, col) of the range inside [0, kv_len); 1 says nothing. Without a mask: one
 //       range {0, kv_len, 0}. Called by one thread, or on the host, on the same Params.
-//   static float logits(float score, const Item&, const Row&, const Tile&, const Key&, int row, int col);
+//   static float logits(float score, const Item&, const Row&, const Tile&, const Key&, int row, Column col);
 //       score is the RAW dot product q·k. Returns the logit times log2(e), sm_scale folded in. -inf equals masked.
 //       May be called for masked pairs, and for columns past kv_len (inside the last tile); the value is discarded there.
-//   static bool  mask  (const Item&, const Row&, const Key&, int row, int col);
+//   static bool  mask  (const Item&, const Row&, const Key&, int row, Column col);
 //       The truth about a pair, in every tile; called in partial tiles only, and only when facts.has_mask.
 //       It need not test col < kv_len.
 //   static float sink  (const Item&, const Row&);
@@ -55,7 +60,7 @@
 //
 // Weights instead of softmax, when facts.has_weight; logits() and sink() are never called:
 //
-//   static float weight(float score, const Item&, const Row&, const Tile&, const Key&, int row, int col);
+//   static float weight(float score, const Item&, const Row&, const Tile&, const Key&, int row, Column col);
 //       The weight itself, not in the log2 domain; score is the RAW dot product. A masked pair's is discarded.
 //   static float normalize(const Item&, const Row&, float total);
 //       The denominator, from the sum of the row's weights. out is 0 where it is 0.
@@ -112,6 +117,15 @@ struct Range {
   int lo, hi, partial;
 };
 
+// A pair's column, base + step, wherever a Variant takes one; it reads as an int. A family makes step a constant after
+// unrolling, in [0, 1024), and base one value for all columns of a thread's tile: what a Variant computes from the base
+// and the row is then shared by the pairs of a row. A plain index is a base.
+struct Column {
+  int base, step;
+  __device__ __forceinline__ constexpr Column(int base, int step = 0) : base(base), step(step) {}
+  __device__ __forceinline__ constexpr operator int() const { return base + step; }
+};
+
 // Half-open, in storage indices.
 struct Box {
   int row_lo, row_hi, col_lo, col_hi;
@@ -135,6 +149,7 @@ struct Facts {
   bool has_diagonal;       // Diagonal holds something
   bool diagonal_per_head;  // ... that depends on the head too
   VectorHook query, key, value, output;
+  bool key_reads;  // read_key() exists, and key() takes what it read
 };
 
 // One value, or one per request. T is a 4-byte value type (a bool travels as int).

@@ -7,13 +7,33 @@
 namespace attncc {
 
 struct TileSpan {
-  int col;       // columns [col, col + TileCols), col a multiple of TileCols
+  int col;       // columns [col, col + TileCols)
   bool partial;  // mask() and the end of the columns must be tested
 };
 
-// Ascending, each tile once, whatever the order and overlap of the ranges. [col_begin, col_end) bounds them; col_begin is
-// a multiple of TileCols. A tile is full only when one range proves the whole of it.
+// What the ranges of some rows say of columns [col, col + TileCols): whether there are pairs at all, and whether one range
+// proves all of them.
+struct Coverage {
+  bool any, full;
+};
+
 template <int TileCols, int NumRanges>
+__device__ __forceinline__ Coverage coverage(const Range* ranges, int col, int col_end) {
+  Coverage found{false, false};
+#pragma unroll
+  for (int i = 0; i < NumRanges; ++i) {
+    const Range range = ranges[i];
+    const int hi = range.hi < col_end ? range.hi : col_end;
+    found.any = found.any | ((range.lo < col + TileCols) & (col < hi) & (range.lo < hi));
+    found.full = found.full | ((range.partial == 0) & (range.lo <= col) & (col + TileCols <= hi));
+  }
+  return found;
+}
+
+// Ascending, each column in one tile at most, whatever the order and overlap of the ranges. [col_begin, col_end) bounds
+// them. A tile begins at the first column that a range holds and no tile before it, rounded down to a multiple of Align;
+// col_begin and TileCols are multiples of it. A tile is full only when one range proves the whole of it.
+template <int TileCols, int NumRanges, int Align = TileCols>
 struct TileIterator {
   const Range* ranges;  // [NumRanges]; unused entries are empty
   int cursor, col_end;
@@ -38,7 +58,7 @@ struct TileIterator {
       const int lo = ranges[i].lo > cursor ? ranges[i].lo : cursor;
       const int hi = ranges[i].hi < col_end ? ranges[i].hi : col_end;
       if (lo < hi) {
-        const int aligned = quotient<TileCols>(lo) * TileCols;
+        const int aligned = quotient<Align>(lo) * Align;
         start = aligned < start ? aligned : start;
       }
     }

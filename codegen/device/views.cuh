@@ -47,15 +47,20 @@ __device__ __forceinline__ const T* pointer(const TokenTensorRef<T, Rank>& tenso
   return pointer<(Axis - 1)...>(tensor.request(b), index...);
 }
 
-// TensorRef::load, its other indices already in `base`.
+// TensorRef::load, its other indices already in `base`; the element as it is stored, so that nothing waits for it here.
 template <class T, int Rank, class... Index>
-__device__ __forceinline__ auto element(const T* base, const Axes<Rank>& axes, Index... index)
-    -> decltype(to_value(T())) {
+__device__ __forceinline__ T stored(const T* base, const Axes<Rank>& axes, Index... index) {
   static_assert(sizeof...(Index) == Rank, "one index per axis");
   i64 offset = 0;
   int axis = 0;
   ((offset += i64(clamp_index(index, axes.last[axis])) * axes.stride[axis], ++axis), ...);
-  return base ? to_value(base[offset]) : to_value(T());
+  return base ? base[offset] : T();
+}
+
+template <class T, int Rank, class... Index>
+__device__ __forceinline__ auto element(const T* base, const Axes<Rank>& axes, Index... index)
+    -> decltype(to_value(T())) {
+  return to_value(stored(base, axes, index...));
 }
 
 }  // namespace attncc

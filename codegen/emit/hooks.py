@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attncc.codegen.emit.columns import by_step
 from attncc.codegen.emit.diagonals import by_diagonal
 from attncc.codegen.emit.params import over_tokens
 from attncc.codegen.emit.positions import positions
@@ -82,14 +83,18 @@ def kernel_hooks(variant: Variant) -> Hooks:
     def to_kernel(expr: Expr | None) -> Expr | None:
         return None if expr is None else split_loads(positions(substitute(_rename(expr, branch), staged)), tokens)
 
+    def of_pair(expr: Expr | None) -> Expr | None:
+        made = to_kernel(expr)
+        return None if made is None else by_step(made)
+
     vectors = {"query": branch.query, "key": branch.key, "value": branch.value, "out": variant.output}
     written = {name: expr for name, expr in vectors.items() if expr is not None}
     return Hooks(
-        logits=None if weighted else to_kernel(value),
+        logits=None if weighted else of_pair(value),
         plain=not weighted and branch.logits is None and branch.score is None,
-        mask=to_kernel(mask),
+        mask=of_pair(mask),
         sink=to_kernel(fold_sink(branch)),
-        weight=to_kernel(value) if weighted else None,
+        weight=of_pair(value) if weighted else None,
         normalize=to_kernel(branch.normalize),
         vectors={name: vector_hook(positions(_rename(expr, branch)), name) for name, expr in written.items()},
         written=written,

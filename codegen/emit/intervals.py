@@ -14,7 +14,7 @@ from attncc.ir.walk import walk
 
 Interval = tuple[int, int]
 
-LENGTH, START, CHANNELS = 2**28, 2**29, 2**12
+LENGTH, START, CHANNELS, TILE = 2**28, 2**29, 2**12, 2**10
 FULL: Interval = (I32_MIN, I32_MAX)
 _NONNEGATIVE: Interval = (0, I32_MAX)
 _POSITION: Interval = (-START - LENGTH, START + LENGTH)
@@ -45,8 +45,10 @@ def exact_interval(node: Expr, known: Mapping[Expr, Interval]) -> Interval | Non
             return int(node.value), int(node.value)
         case Coord(axis="q" | "k" | "own"):
             return _POSITION
-        case Coord(axis="row" | "col"):
+        case Coord(axis="row" | "col" | "col_base"):
             return 0, LENGTH - 1
+        case Coord(axis="col_step"):
+            return 0, TILE - 1
         case Coord(axis="d"):
             return 0, CHANNELS - 1
         case Coord(axis="delta"):
@@ -57,7 +59,7 @@ def exact_interval(node: Expr, known: Mapping[Expr, Interval]) -> Interval | Non
             return _NONNEGATIVE
         case Extent():
             return _EXTENTS.get(node.name, _NONNEGATIVE)
-        case Binary(op="add", left=Extent(name="$q_start" | "$k_start"), right=Coord(axis="row" | "col")):
+        case Binary(op="add", left=Extent(name="$q_start" | "$k_start"), right=Coord(axis="row" | "col" | "col_base")):
             return _POSITION  # tighter than the sum: a default start already counts the rows
         case Cast() if node.operand.type is Type.BOOL:
             return 0, 1

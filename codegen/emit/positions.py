@@ -10,6 +10,8 @@ from attncc.ir.walk import rewrite
 # Geometry of a request as the kernel sees it; `$` keeps them apart from extents a user names.
 Q_START, K_START = Extent("$q_start"), Extent("$k_start")
 ROW, COL = Coord("row"), Coord("col")
+# col = col_base + col_step: the step is a constant of the code, the base one value for all columns of a thread's tile.
+COL_BASE, COL_STEP = Coord("col_base"), Coord("col_step")
 OWN_OFFSET = Binary("sub", Extent("kv_len"), Extent("qo_len"))
 POSITIONS: Mapping[Expr, Expr] = {
     Coord("q"): Binary("add", Q_START, ROW),

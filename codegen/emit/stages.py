@@ -135,6 +135,19 @@ def stages(roots: Iterable[Expr]) -> dict[Expr, Stage]:
     return found
 
 
+def key_reads(plan: Plan) -> tuple[Member, ...]:
+    """The elements that keys read at places that need no other read of a key, outside loops."""
+    roots = [member.expr for member in plan.key]
+    indices, stage = loop_indices(roots), plan.stage
+    reads: dict[Expr, None] = {}
+    for node in walk(*roots):
+        below = walk(*node.operands) if node.operands else ()
+        first = not any(isinstance(item, Element | Fetch) and stage[item] is Stage.KEY for item in below)
+        if isinstance(node, Element) and stage[node] is Stage.KEY and not indices[node] and first:
+            reads[node] = None
+    return _members(reads)
+
+
 def _compile_time(node: Expr) -> bool:
     """Whether a node is a constant of the kernel if its operands are."""
     if isinstance(node, Extent):
@@ -143,7 +156,7 @@ def _compile_time(node: Expr) -> bool:
 
 
 def _stage(node: Expr, axes: frozenset[str]) -> Stage:
-    if axes & {"d", "delta"}:
+    if axes & {"d", "delta", "col_base", "col_step"}:
         return Stage.PAIR
     by_row = bool(axes & {"row", "h"})
     if "col" in axes:

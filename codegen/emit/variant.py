@@ -15,8 +15,9 @@ from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
 from attncc.codegen.emit.formula import formula, shortest
 from attncc.codegen.emit.hooks import LSE, SCORE, TOTAL, kernel_hooks
 from attncc.codegen.emit.params import STORAGE_CTYPE, Block, Names, layout
+from attncc.codegen.emit.positions import COL, COL_BASE, COL_STEP, ROW
 from attncc.codegen.emit.ranges import range_count, write_ranges
-from attncc.codegen.emit.stages import Member, Plan, pair_cost, plan
+from attncc.codegen.emit.stages import Member, Plan, key_reads, pair_cost, plan
 from attncc.codegen.emit.text import Text
 from attncc.codegen.emit.vectors import LENGTHS, VectorHook
 from attncc.codegen.emit.views import Axes, Pointer, Whole
@@ -24,6 +25,7 @@ from attncc.diagnostics import Span
 from attncc.ir.nodes import Coord, Expr, Extent, Param, Variant
 from attncc.ir.types import Type, round_f32
 from attncc.ir.verify import axes
+from attncc.ir.walk import walk
 from attncc.passes.bounds import logit_bound
 from attncc.passes.ranges import tile_program
 
@@ -131,6 +133,7 @@ class _Writer:
             (true[bool(self.plan.diagonal)], "has_diagonal"),
             (true[any("h" in axes(member.expr) for member in self.plan.diagonal)], "diagonal_per_head"),
             *((vector(name), f"{'output' if name == 'out' else name} (present, sums)") for name in LENGTHS),
+            (true[bool(self.key_reads)], "key_reads"),
         ]
         while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
             values.pop()
@@ -149,10 +152,17 @@ class _Writer:
         bound = None if self.hooks.logits is None else logit_bound(self.variant)
         return 0.0 if bound is None else round_f32(bound * math.log2(math.e) * (1 + 2**-16))
 
+    @property
+    def key_reads(self) -> tuple[Member, ...]:
+        """Loads of a key that read at places known by then: all of them can be under way at once."""
+        return key_reads(self.plan)
+
     def _structs(self) -> None:
         structs = [("Item", self.plan.item), ("Row", self.plan.row), ("Key", self.plan.key), ("Tile", ())]
         if self.plan.diagonal:
             structs.append(("Diagonal", self.plan.diagonal))
+        if self.key_reads:
+            structs.append(("KeyRead", self.key_reads))
         for name, members in structs:
             self.out.add()
             if not members:
@@ -162,7 +172,13 @@ class _Writer:
                 for member in members:
                     text = formula(member.expr, 90)
                     remark = "" if text == member.name else f"  // {text}"
-                    self.out.add(f"{self._ctype(member.expr)} {member.name};{remark}")
+                    stored = self._stored_ctype(member.expr) if name == "KeyRead" else self._ctype(member.expr)
+                    self.out.add(f"{stored} {member.name};{remark}")
+
+    def _stored_ctype(self, expr: Expr) -> str:
+        """The storage type of the tensor that an Element reads."""
+        (tensor,) = (node.tensor for node in walk(expr.operands[0]) if isinstance(node, Pointer))
+        return STORAGE_CTYPE[self.variant.tensor(tensor).storage]
 
     def _ctype(self, expr: Expr) -> str:
         match expr:
@@ -199,9 +215,27 @@ class _Writer:
 
     def _key(self) -> None:
         item_leaf = self._member_leaf({"item.": self.plan.item})
-        self._stage_function(
-            "Key key", "int col", self.plan.key, lambda node: "col" if node is Coord("col") else item_leaf(node)
-        )
+
+        def leaf(node: Expr) -> str | None:
+            return "col" if node is COL else item_leaf(node)
+
+        if not self.key_reads:
+            self._stage_function("Key key", "int col", self.plan.key, leaf)
+            return
+        arguments = "const Params& params, const Item& item, "
+        self.out.add()
+        with self.out.block(f"{_INLINE} KeyRead read_key({arguments}int col)"):
+            body = Text()
+            operands = [operand for member in self.key_reads for operand in member.expr.operands]
+            texts = iter(self._emitter(body, leaf, "params.").values(operands))
+            reads = [[next(texts) for _ in member.expr.operands] for member in self.key_reads]
+            self._aggregate(body, [f"attncc::stored({', '.join(read)})" for read in reads], self.key_reads)
+        stored = {member.expr: f"attncc::to_value(read.{member.name})" for member in self.key_reads}
+        self.out.add()
+        with self.out.block(f"{_INLINE} Key key({arguments}const KeyRead& read, int col)"):
+            body = Text()
+            emitter = self._emitter(body, lambda node: stored.get(node) or leaf(node), "params.")
+            self._aggregate(body, emitter.values(member.expr for member in self.plan.key), self.plan.key)
 
     def _diagonal(self) -> None:
         members = tuple(replace(m, expr=m.expr.operands[0]) for m in self.plan.diagonal)
@@ -245,12 +279,15 @@ class _Writer:
         plan = self.plan
         members = {"item.": plan.item, "r.": plan.row, "c.": plan.key, "diagonal.": plan.diagonal}
         member_leaf = self._member_leaf(members)
-        leaves: dict[Expr, str] = {SCORE: "score", Coord("row"): "row", Coord("col"): "col"}
+        leaves: dict[Expr, str] = {SCORE: "score", ROW: "row", COL: "col"}
+        leaves |= {COL_BASE: "column.base", COL_STEP: "column.step"}
+        apart = any(node in (COL_BASE, COL_STEP) for node in walk(expr))
         self.out.add()
         self.out.comment(f"{name} = {'sm_scale * dot(query, key)' if written is None else formula(written)}")
         span = self._span(written) if written is not None else None
         diagonal = "const Diagonal& diagonal, " if plan.diagonal else ""
-        arguments = f"({first}const Item& item, const Row& r, {tile}const Key& c, {diagonal}int row, int col)"
+        arguments = f"({first}const Item& item, const Row& r, {tile}const Key& c, {diagonal}int row, "
+        arguments += "attncc::Column column)" if apart else "int col)"
 
         def leaf(node: Expr) -> str | None:
             return leaves.get(node) or member_leaf(node)
@@ -258,6 +295,8 @@ class _Writer:
         out_of_line = pair_cost(expr, (*plan.item, *plan.row, *plan.key)) > _INLINE_LIMIT
         passed = self._out_of_line(name, ctype, expr, leaf, span) if out_of_line else []
         with self.out.block(f"{_INLINE} {ctype} {name}{arguments}", span=span):
+            if apart and any(node is COL for node in walk(expr)):
+                self.out.add("const int col = column;")
             if out_of_line:
                 self.out.add(f"return {name}_of({', '.join(passed)});", span)
             else:

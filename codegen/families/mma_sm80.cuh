@@ -43,7 +43,10 @@ struct Fragment {
   __device__ __forceinline__ int row(int slot) const {
     return warp * warp_rows + (slot >> 1) * 16 + (slot & 1) * 8 + (lane >> 2);
   }
-  __device__ __forceinline__ int col(int i) const { return i / 4 % n_tiles * 8 + (lane & 3) * 2 + (i & 1); }
+  // Column col(i) is first_col() + step(i).
+  __device__ __forceinline__ static constexpr int step(int i) { return i / 4 % n_tiles * 8 + (i & 1); }
+  __device__ __forceinline__ int first_col() const { return (lane & 3) * 2; }
+  __device__ __forceinline__ int col(int i) const { return first_col() + step(i); }
 
 #ifdef ATTNCC_KERNELS
   // Combines x over the four lanes that share a row; every one of them gets the result.
@@ -115,13 +118,24 @@ struct alignas(128) Staged {
   alignas(16) char keys[keys_count * sizeof(typename Variant::Key)];
   alignas(16) char diagonals[diagonals_count * sizeof(typename Diagonals<Config, Variant>::Value)];
   RowAt row_at[Config::block_m];
-  Range ranges[facts.num_ranges];
+  Range ranges[facts.num_ranges];                       // of the item's rows
+  Range warp_ranges[Config::warps][facts.num_ranges];  // of each warp's, which need fewer tiles and mask fewer
   // Uniform, and needed once a tile or at the end: here it costs no register while the accumulators fill them.
   struct {
     const char *k, *v;        // the item's first column
     i64 k_stride, v_stride;  // bytes between columns
     int b, slot, qo_base, nrows;
   } source;
+};
+
+// What a key reads from captured tensors, where a Variant separates that from the key.
+template <class Variant, bool Reads = Variant::facts.key_reads>
+struct KeyReadOf {
+  struct Type {};
+};
+template <class Variant>
+struct KeyReadOf<Variant, true> {
+  using Type = typename Variant::KeyRead;
 };
 
 // What hooks of pairs read; all of it lies in shared memory, so that no register holds it while tiles are multiplied.
@@ -136,6 +150,17 @@ struct TileView {
   int row_lo, head_deltas, h0;  // head_deltas: entries of `diagonals` a head, 0 when heads share them
   int col0, col_end;
 };
+
+// A pair's weight or logit; `at` is its key, its diagonal where there are any, row and column.
+template <class Variant, class... At>
+__device__ __forceinline__ float pair_value(float score, const typename Variant::Item& item,
+                                            const typename Variant::Row& row, const typename Variant::Tile& tile,
+                                            const At&... at) {
+  if constexpr (Variant::facts.has_weight)
+    return Variant::weight(score, item, row, tile, at...);
+  else
+    return Variant::logits(score, item, row, tile, at...);
+}
 
 // Turns a tile's raw scores into logits, or into weights; in a partial tile, pairs that are masked or past col_end into
 // -inf, or 0. The values are made once, then masked in place: two copies of their code would cost registers where the
@@ -160,30 +185,30 @@ __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragme
   const auto diagonal = [&](int i) {
     return facts.has_diagonal ? view.diagonals[diagonal_row[Fragment::slot(i)] - fragment.col(i)] : Diagonal();
   };
+  const int base = view.col0 + fragment.first_col();  // of all columns of the thread
 #pragma unroll
   for (int i = 0; i < Fragment::values; ++i) {
     const auto& row = rows[Fragment::slot(i)];
-    const int r = row_index[Fragment::slot(i)], col = view.col0 + fragment.col(i);
-    if constexpr (facts.has_weight && facts.has_diagonal)
-      s[i] = Variant::weight(s[i], item, row, view.tile, key(i), diagonal(i), r, col);
-    else if constexpr (facts.has_weight)
-      s[i] = Variant::weight(s[i], item, row, view.tile, key(i), r, col);
-    else if constexpr (facts.has_diagonal)
-      s[i] = Variant::logits(s[i], item, row, view.tile, key(i), diagonal(i), r, col);
+    const int r = row_index[Fragment::slot(i)];
+    const Column col(base, Fragment::step(i));
+    if constexpr (facts.has_diagonal)
+      s[i] = pair_value<Variant>(s[i], item, row, view.tile, key(i), diagonal(i), r, col);
     else
-      s[i] = Variant::logits(s[i], item, row, view.tile, key(i), r, col);
+      s[i] = pair_value<Variant>(s[i], item, row, view.tile, key(i), r, col);
   }
   // Runs at most once: see opaque_zero.
 #pragma unroll 1
   for (int masked = partial; masked; masked = opaque_zero()) {
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) {
-      const int col = view.col0 + fragment.col(i);
-      bool keep = col < view.col_end;
+      const auto& row = rows[Fragment::slot(i)];
+      const int r = row_index[Fragment::slot(i)];
+      const Column col(base, Fragment::step(i));
+      bool keep = Fragment::step(i) < view.col_end - base;
       if constexpr (facts.has_mask && facts.has_diagonal)
-        keep = keep & Variant::mask(item, rows[Fragment::slot(i)], key(i), diagonal(i), row_index[Fragment::slot(i)], col);
+        keep = keep & Variant::mask(item, row, key(i), diagonal(i), r, col);
       else if constexpr (facts.has_mask)
-        keep = keep & Variant::mask(item, rows[Fragment::slot(i)], key(i), row_index[Fragment::slot(i)], col);
+        keep = keep & Variant::mask(item, row, key(i), r, col);
       s[i] = keep ? s[i] : (facts.has_weight ? 0.0f : -infinity());
     }
   }
@@ -272,6 +297,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   constexpr int block_m = Config::block_m, block_n = Config::block_n, stages = Config::stages;
   constexpr int m_tiles = Scores::m_tiles, q_steps = Config::head_dim / 16;
   static_assert(stages >= 2 && block_n % 16 == 0, "a tile is loaded while another is used; P feeds k16 steps");
+  static_assert(block_n <= Config::threads, "a thread computes one key of a tile");
 
   __shared__ Staged<Config, Variant> staged;
   auto& ranges = staged.ranges;
@@ -299,8 +325,18 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
                2 * (work.b * launch.k_stride.batch + work.hk * launch.k_stride.head);
     source.v = static_cast<const char*>(launch.v) + g.kv_base * source.v_stride +
                2 * (work.b * launch.v_stride.batch + work.hk * launch.v_stride.head);
-    int count = Variant::ranges(params, work, row_lo, row_hi, ranges);
-    for (; count < facts.num_ranges; ++count) ranges[count] = Range{0, 0, 1};
+  }
+  // One lane of each warp asks for the warp's rows, another of the first for all: one copy of the code, run at once.
+  if (const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5; lane == 0 || threadIdx.x == 1) {
+    constexpr int warp_rows = Scores::warp_rows;
+    const int left = work.nrows - warp * warp_rows;
+    const bool all = lane == 1;
+    const int first = work.row0 + (all ? 0 : warp * warp_rows), rows = all || left > warp_rows ? warp_rows : left;
+    const int last = all ? work.row0 + work.nrows - 1 : first + rows - 1;
+    Range* out = all ? ranges : staged.warp_ranges[warp];
+    int count = 0;
+    if (rows > 0) count = Variant::ranges(params, work, first / work.pack, last / work.pack + 1, out);
+    for (; count < facts.num_ranges; ++count) out[count] = Range{0, 0, 1};
   }
   __syncthreads();
 
@@ -318,14 +354,9 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
                                                   source.k, col0, source.k_stride, col_end - col0);
     load_block<Config, block_n, Config::head_dim_v>(shared + Layout::v + stage * Layout::v_bytes,
                                                     source.v, col0, source.v_stride, col_end - col0);
-    if constexpr (Variant::facts.has_key) {
-      for (int i = threadIdx.x; i < block_n; i += Config::threads) {
-        const int col = col0 + i < g.kv_len ? col0 + i : g.kv_len - 1;
-        keys[stage * block_n + i] = Variant::key(params, item, col);
-      }
-    }
     if constexpr (Variant::facts.has_diagonal) {
       const int first = row_lo - (col0 + block_n - 1);
+#pragma unroll 1
       for (int i = threadIdx.x; i < (Variant::facts.diagonal_per_head ? work.pack : 1) * deltas; i += Config::threads) {
         const int head = i / deltas;
         diagonals[stage * Diagonals<Config, Variant>::capacity + i] =
@@ -340,16 +371,40 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     return q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head);
   });
 
-  TileIterator<block_n, facts.num_ranges> tiles(ranges, work.col0, col_end);
+  // Tiles begin where the columns do: a window's first tile is as full as its last.
+  TileIterator<block_n, facts.num_ranges, 1> tiles(ranges, work.col0, col_end);
   TileSpan spans[stages - 1];  // of the tiles on their way, the oldest first; col < 0 after the last
-  const auto produce = [&](int stage) {
+  // A tile's keys are made in two steps, a thread its own column's: `read` is asked for when the tile is, and the key is
+  // made of it once products have hidden the latency, before the next barrier.
+  using KeyRead = typename KeyReadOf<Variant>::Type;
+  const auto key_col = [&](const TileSpan& tile) {
+    const int col = tile.col + int(threadIdx.x);
+    return col < g.kv_len ? col : g.kv_len - 1;
+  };
+  const auto produce = [&](int stage, KeyRead& read) {
     TileSpan next{-1, false};
-    if (tiles.next(next)) load_tile(next.col, stage);
+    if (tiles.next(next)) {
+      load_tile(next.col, stage);
+      if constexpr (Variant::facts.has_key && Variant::facts.key_reads) {
+        if (threadIdx.x < block_n) read = Variant::read_key(params, item, key_col(next));
+      }
+    }
     commit_copies();  // an empty group too: the count of groups in flight stays fixed
     return next;
   };
+  const auto store_key = [&](int stage, const TileSpan& tile, const KeyRead& read) {
+    if (!Variant::facts.has_key || tile.col < 0 || threadIdx.x >= block_n) return;
+    if constexpr (Variant::facts.has_key && Variant::facts.key_reads)
+      keys[stage * block_n + threadIdx.x] = Variant::key(params, item, read, key_col(tile));
+    else if constexpr (Variant::facts.has_key)
+      keys[stage * block_n + threadIdx.x] = Variant::key(params, item, key_col(tile));
+  };
 #pragma unroll
-  for (int stage = 0; stage < stages - 1; ++stage) spans[stage] = produce(stage);
+  for (int stage = 0; stage < stages - 1; ++stage) {
+    KeyRead read{};
+    spans[stage] = produce(stage, read);
+    store_key(stage, spans[stage], read);
+  }
 
   // ---- consumer side -----------------------------------------------------------------------------------------------
   const Scores scores(threadIdx.x);
@@ -386,27 +441,61 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   }
 
   int stage = 0;
+  TileSpan tile{};
+  // A round refills the stage that the one before read.
+  const auto refilled = [&] { return stage == 0 ? stages - 1 : stage - 1; };
+  const auto refill = [&](KeyRead& read) {
+#pragma unroll
+    for (int i = 0; i < stages - 2; ++i) spans[i] = spans[i + 1];
+    spans[stages - 2] = produce(refilled(), read);
+  };
+  const auto advance = [&] { stage = stage == stages - 1 ? 0 : stage + 1; };
 #pragma unroll 1
   while (true) {
-    // Everyone's share of this tile has landed, and everyone is done with the tile before it, whose stage is to be refilled.
-    wait_copies<stages - 2>();
-    __syncthreads();
-    const TileSpan tile = spans[0];
-    if (tile.col < 0) break;
-    if constexpr (facts.key.present || facts.value.present) {
-      if constexpr (facts.key.present)
-        transform_rows<Config, block_n, Config::head_dim>(smem + Layout::k + stage * Layout::k_bytes,
-                                                          KeyHook<Variant>{params, item, tile.col, col_end});
-      if constexpr (facts.value.present)
-        transform_rows<Config, block_n, Config::head_dim_v>(smem + Layout::v + stage * Layout::v_bytes,
-                                                            ValueHook<Variant>{params, item, tile.col, col_end});
+    // What the tile is to this warp's rows: at the edges of a mask often nothing, or all. A tile that is nothing to it
+    // is passed over in a loop of its own, which touches no accumulator: a branch around the products would cost
+    // registers where its ways meet.
+    constexpr bool passes_over = facts.has_mask && !facts.has_diagonal;  // a second copy of diagonal() is not worth it
+    Coverage mine{true, false};
+#pragma unroll 1
+    while (true) {
+      // Everyone's share of this tile has landed, and everyone is done with the tile before it, whose stage is to be refilled.
+      wait_copies<stages - 2>();
       __syncthreads();
+      tile = spans[0];
+      if (tile.col < 0) break;
+      if constexpr (facts.key.present || facts.value.present) {
+        if constexpr (facts.key.present)
+          transform_rows<Config, block_n, Config::head_dim>(smem + Layout::k + stage * Layout::k_bytes,
+                                                            KeyHook<Variant>{params, item, tile.col, col_end});
+        if constexpr (facts.value.present)
+          transform_rows<Config, block_n, Config::head_dim_v>(smem + Layout::v + stage * Layout::v_bytes,
+                                                              ValueHook<Variant>{params, item, tile.col, col_end});
+        __syncthreads();
+      }
+
+      mine = Coverage{true, !tile.partial};
+      if constexpr (facts.has_mask) {
+        if (tile.partial)
+          mine = coverage<block_n, facts.num_ranges>(staged.warp_ranges[scores.warp], tile.col, col_end);
+      }
+      if constexpr (passes_over) {
+        if (!mine.any) {
+          KeyRead read{};
+          refill(read);
+          store_key(refilled(), spans[stages - 2], read);
+          advance();
+          continue;
+        }
+      }
+      break;
     }
+    if (tile.col < 0) break;
 
     float s[Scores::values];
+    const unsigned k_tile = k_lane + stage * Layout::k_bytes;
 #pragma unroll
     for (int i = 0; i < Scores::values; ++i) s[i] = 0.0f;
-    const unsigned k_tile = k_lane + stage * Layout::k_bytes;
 #pragma unroll
     for (int step = 0; step < q_steps; ++step) {
       unsigned a[m_tiles][4];
@@ -425,9 +514,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     }
 
     // The next tile's copies start while the products above are still under way.
-#pragma unroll
-    for (int i = 0; i < stages - 2; ++i) spans[i] = spans[i + 1];
-    spans[stages - 2] = produce(stage == 0 ? stages - 1 : stage - 1);
+    KeyRead read{};
+    refill(read);
 
     typename Variant::Tile uniform{};
     if constexpr (facts.has_tile)
@@ -443,7 +531,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
                                            work.h0,
                                            tile.col,
                                            col_end};
-    visit(s, scores, tile.partial, view);
+    visit(s, scores, !mine.full, view);
 
     float factor[Scores::rows];
     reduction.update(s, factor);
@@ -451,6 +539,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
 #pragma unroll
       for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
     }
+
+    store_key(refilled(), spans[stages - 2], read);  // sooner than the round's end: it frees a register
 
     const unsigned v_tile = v_lane + stage * Layout::v_bytes;
 #pragma unroll
@@ -478,7 +568,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
         }
       }
     }
-    stage = stage == stages - 1 ? 0 : stage + 1;
+    advance();
   }
 
   // ---- epilogue ----------------------------------------------------------------------------------------------------

@@ -50,12 +50,13 @@ extern "C" void {ns}_pairs(const {ns}::Params* params, int b, int heads, int row
     for (int i = 0; i < rows; ++i) {{
       const V::Row row = V::row(*params, item, i, h);
       for (int j = 0; j < cols; ++j) {{
-        const V::Key key = V::key(*params, item, j);
+        const V::Key key = V::key(*params, item, {read}j);
         const V::Tile tile = V::tile(*params, item, attncc::Box{{0, rows, 0, cols}});
         const int place = (h * rows + i) * cols + j;
         {diagonal}
-        logits[place] = V::{pair}(scores[place], item, row, tile, key, {by}i, j);
-        masks[place] = V::mask(item, row, key, {by}i, j);
+        const attncc::Column column(j - j % 24, j % 24);
+        logits[place] = V::{pair}(scores[place], item, row, tile, key, {by}i, column);
+        masks[place] = V::mask(item, row, key, {by}i, column);
       }}
     }}
   }}
@@ -216,6 +217,7 @@ def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int
         if by_diagonal:  # any head of the group serves where the value does not depend on it
             head = "h" if "diagonal_per_head */ true" in text else "h / params->launch.group * params->launch.group"
             calls["diagonal"] = f"const V::Diagonal diagonal = V::diagonal(*params, item, {head}, i - j);"
+        calls["read"] = "V::read_key(*params, item, j), " if " KeyRead read_key(" in text else ""
         calls |= {"diagonal": calls.get("diagonal", ""), "by": "diagonal, " if by_diagonal else ""}
         offsets = "".join(f"*out++ = offsetof({namespace}::Params, {f.member});" for f in source.block.fields)
         parts += [f"namespace {namespace} {{\n{body}}}\n", _CALLS.format(ns=namespace, offsets=offsets, **calls)]

@@ -39,6 +39,13 @@ using namespace attncc;
 using Exact = Fn<Accuracy::exact>;
 template <int M, int N, int W> struct Shape { static constexpr int block_m = M, block_n = N, warps = W; };
 
+template <class Iterator>
+static int walk(Iterator iterator, int* out) {
+  TileSpan tile;
+  int count = 0;
+  for (; iterator.next(tile); ++count) { *out++ = tile.col; *out++ = tile.partial; }
+  return count;
+}
 extern "C" {
 void offsets(long* out) { %(offsets)s }
 int sizes(int i) {
@@ -81,12 +88,14 @@ void shared_tile(int cols, int rows, int* out) {
   if (cols == 128) walk(SharedTile<128>());
   if (cols == 192) walk(SharedTile<192>());
 }
-int tiles(const Range* ranges, int begin, int end, int* out) {
-  TileIterator<16, 3> iterator(ranges, begin, end);
-  TileSpan tile;
-  int count = 0;
-  for (; iterator.next(tile); ++count) { *out++ = tile.col; *out++ = tile.partial; }
-  return count;
+int tiles(const Range* ranges, int begin, int end, int align, int* out) {
+  return align == 16 ? walk(TileIterator<16, 3>(ranges, begin, end), out)
+                     : walk(TileIterator<16, 3, 1>(ranges, begin, end), out);
+}
+void covered(const Range* ranges, int col, int end, int* out) {
+  const Coverage found = coverage<16, 3>(ranges, col, end);
+  out[0] = found.any;
+  out[1] = found.full;
 }
 float load2(const TensorRef<float, 2>* tensor, int i, int j) { return tensor->load(i, j); }
 int load_i64(const TensorRef<i64, 1>* tensor, int i) { return tensor->load(i); }
@@ -191,8 +200,10 @@ def test_shared_tiles_overlap_nowhere_and_ldmatrix_meets_no_conflict(probe: ctyp
             assert len(set(banks[first : first + 8, chunk])) == 8
 
 
-def test_tiles_are_the_union_of_the_ranges(probe: ctypes.CDLL) -> None:
-    """Each tile that holds a column of a range, once, ascending; full only when one range proves it."""
+@pytest.mark.parametrize("align", [16, 1])
+def test_tiles_are_the_union_of_the_ranges(probe: ctypes.CDLL, align: int) -> None:
+    """Each column of a range in one tile, ascending, a tile from the first one left on; full only when one range proves
+    it. Coverage says the same of any place."""
     rng = random.Random(7)
     for _ in range(3000):
         begin = 16 * rng.randrange(4)
@@ -200,12 +211,20 @@ def test_tiles_are_the_union_of_the_ranges(probe: ctypes.CDLL) -> None:
         ranges = [(rng.randrange(-50, 220), rng.randrange(-50, 220), rng.randrange(2)) for _ in range(3)]
         out = (ctypes.c_int * 64)()
         flat = (ctypes.c_int * 9)(*[x for r in ranges for x in r])
-        count = probe.tiles(flat, begin, end, out)
+        count = probe.tiles(flat, begin, end, align, out)
         got = [(out[2 * i], out[2 * i + 1]) for i in range(count)]
         columns = {c for lo, hi, _ in ranges for c in range(max(lo, begin), min(hi, end))}
-        starts = sorted({c // 16 * 16 for c in columns})
+        left, starts = set(columns), []
+        while left:
+            starts.append(min(left) // align * align)
+            left -= set(range(starts[-1] + 16))
         full = [any(not p and lo <= s and s + 16 <= min(hi, end) for lo, hi, p in ranges) for s in starts]
         assert got == [(s, int(not f)) for s, f in zip(starts, full, strict=True)], (ranges, begin, end)
+        place = rng.randrange(begin, 200)
+        probe.covered(flat, place, end, out)
+        held = {c for lo, hi, _ in ranges for c in range(max(lo, place), min(hi, end, place + 16))}
+        proven = any(not p and lo <= place and place + 16 <= min(hi, end) for lo, hi, p in ranges)
+        assert (out[0], out[1]) == (bool(held), proven), (ranges, place, end)
 
 
 class Tensor2(ctypes.Structure):

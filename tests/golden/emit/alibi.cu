@@ -60,8 +60,9 @@ struct Variant {
 
   // logits = score + slopes[h] * (k - q)
   static __device__ __forceinline__ float logits(float score, const Item& item, const Row& r, const Tile&,
-      const Key& c, int row, int col) {
-    return score * item.sm_scale + r.slopes * float(item.k_start + col - r.q);
+      const Key& c, int row, attncc::Column column) {
+    return score * item.sm_scale + (r.slopes * float(item.k_start + column.base - r.q)
+        + r.slopes * float(column.step));
   }
 
   static __device__ __forceinline__ float sink(const Item&, const Row&) {

@@ -1,0 +1,98 @@
+"""A pair's column as a thread has it: a base that all of its columns of a tile share, and a step that is a constant.
+
+What is linear in the column is split accordingly. The base's part is computed once for each row of a thread; a pair is
+left with one multiply-add (f32(k - q) times a slope) or one comparison with a constant. Knows the IR, not C++.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attncc.codegen.emit.diagonals import OnDiagonal
+from attncc.codegen.emit.expressions import deciding, score_dependent
+from attncc.codegen.emit.intervals import Interval, exact_interval, intervals
+from attncc.codegen.emit.positions import COL, COL_BASE, COL_STEP
+from attncc.codegen.emit.stages import Stage, stages
+from attncc.ir.nodes import Binary, Cast, Const, Expr, Unary
+from attncc.ir.types import I32_MAX, I32_MIN, Type
+from attncc.ir.walk import substitute, walk
+
+_Sum = tuple[Expr, Expr]  # what the base gives, and what the step adds
+
+
+def by_step(root: Expr) -> Expr:
+    """``root``, a pair's formula over storage indices, with f32 values linear in the column taken apart.
+
+    a · f32(k − q) becomes a · f32(k_base − q) + a · step: equal but for one more rounding, which is why a value that
+    decides something (a comparison, a rounding) stays whole.
+    """
+    stage, known = stages([root]), intervals([root])
+    exact = deciding([root], score_dependent([root]))
+    done: dict[Expr, Expr] = {}
+    sums: dict[Expr, _Sum] = {}
+    for node in walk(root):
+        if isinstance(node, OnDiagonal):  # its function has no column
+            done[node] = node
+            continue
+        split = None if node in exact or node.type is not Type.F32 else _split(node, sums, done, stage, known)
+        if split is not None:
+            sums[node] = split
+            done[node] = Binary("add", *split)
+            continue
+        operands = tuple(done[operand] for operand in node.operands)
+        done[node] = node if operands == node.operands else node.with_operands(operands)
+    return done[root]
+
+
+def _split(
+    node: Expr,
+    sums: Mapping[Expr, _Sum],
+    done: Mapping[Expr, Expr],
+    stage: Mapping[Expr, Stage],
+    known: Mapping[Expr, Interval],
+) -> _Sum | None:
+    """``node`` as a sum, where it is linear in the column and everything else in it is known before the pair."""
+    match node:
+        case Cast(operand=operand) if operand.type is Type.I32:
+            slope = _slope(operand, stage, known)
+            if not slope:
+                return None
+            step: Expr = COL_STEP if slope == 1 else Binary("mul", Const(slope, Type.I32), COL_STEP)
+            return Cast(Type.F32, substitute(operand, {COL: COL_BASE})), Cast(Type.F32, step)
+        case Unary(op="neg", operand=operand) if operand in sums:
+            first, second = sums[operand]
+            return Unary("neg", first), Unary("neg", second)
+        case Binary(op="mul", left=left, right=right):
+            if left not in sums:
+                left, right = right, left
+            if left in sums and stage[right] <= Stage.ROW:
+                first, second = sums[left]
+                return Binary("mul", done[right], first), Binary("mul", done[right], second)
+    return None
+
+
+def _slope(expr: Expr, stage: Mapping[Expr, Stage], known: Mapping[Expr, Interval]) -> int | None:
+    """By how much an i32 value grows with the column, if that is a constant and nothing wraps."""
+    if expr is COL:
+        return 1
+    if stage[expr] <= Stage.ROW:
+        return 0
+    low, high = exact_interval(expr, known) or (I32_MIN - 1, I32_MAX + 1)
+    if low < I32_MIN or high > I32_MAX:
+        return None
+    match expr:
+        case Unary(op="neg", operand=operand):
+            slope = _slope(operand, stage, known)
+            return None if slope is None else -slope
+        case Binary(op="add" | "sub" as op, left=left, right=right):
+            first, second = _slope(left, stage, known), _slope(right, stage, known)
+            if first is None or second is None:
+                return None
+            return first + second if op == "add" else first - second
+        case (
+            Binary(op="mul", left=Const(value=factor), right=other)
+            | Binary(op="mul", left=other, right=Const(value=factor))
+        ):
+            slope = _slope(other, stage, known)
+            return None if slope is None else slope * int(factor)
+    return None

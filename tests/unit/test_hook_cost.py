@@ -1,0 +1,92 @@
+"""What a hook adds to a kernel's loop over tiles, counted in machine code: per score at most what its formula says."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+
+import pytest
+
+from attncc import grammar
+from attncc.codegen.compile import stages
+from attncc.codegen.emit.variant import emit_variant
+from attncc.codegen.families import mma_sm80
+from attncc.codegen.nvrtc import compile_cuda
+from attncc.codegen.sass import disassemble, histogram
+from attncc.codegen.select import KernelSpec
+from attncc.diagnostics import Source
+from attncc.ir.nodes import Variant
+from attncc.passes.canonicalize import canonicalize
+
+TEXT = """
+mask causal = q >= k
+variant plain { mask = causal }
+variant alibi(slopes: f32[num_heads]) {
+    logits = score + slopes[h] * (k - q)
+    mask = causal
+}
+variant dense { }
+variant key_bias(bias: f32[batch, kv_len]) { logits = score + bias[b, col] }
+variant documents(doc: i32[batch, kv_len]) { mask = causal and doc[b, own] == doc[b, col] }
+"""
+
+
+def variant(name: str) -> Variant:
+    return canonicalize(grammar.read(Source("cost.attn", TEXT)).definitions[name].instantiate({}))
+
+
+@functools.cache
+def counted(name: str, head_dim: int) -> tuple[Counter[str], mma_sm80.Config]:
+    made = stages(variant(name), KernelSpec("sm_90a", "bf16", head_dim))
+    compiled = compile_cuda(made.source.text, arch="sm_90a", flags=made.choice.config.flags)
+    used = compiled.resources[mma_sm80.ENTRIES["main"]]
+    assert (used.spill_stores, used.spill_loads, used.stack) == (0, 0, 0)
+    return histogram(disassemble(compiled.cubin), mma_sm80.ENTRIES["main"]), made.choice.config
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_bias_linear_in_the_distance_is_one_multiply_add_a_score(head_dim: int) -> None:
+    """And one conversion a row of a thread, where float(k - q) itself would take two more for every score."""
+    (with_bias, config), (without, _) = counted("alibi", head_dim), counted("plain", head_dim)
+    scores, rows = config.block_m * config.block_n // config.threads, config.block_m // config.warps // 8
+    conversions = sum(count - without[op] for op, count in with_bias.items() if op.startswith("I2F"))
+    arithmetic = sum(with_bias[op] - without[op] for op in ("FFMA", "FMUL", "FADD"))
+    assert conversions <= rows
+    assert arithmetic <= scores + 4 * rows
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_bias_of_keys_is_free_in_arithmetic_and_read_a_column_at_a_time(head_dim: int) -> None:
+    (with_bias, config), (without, _) = counted("key_bias", head_dim), counted("dense", head_dim)
+    arithmetic = sum(with_bias[op] - without[op] for op in ("FFMA", "FMUL", "FADD"))
+    assert arithmetic <= 8
+    # Two neighbouring columns a read, for all rows of the thread, and what says where the bias lies.
+    assert with_bias["LDS"] - without["LDS"] <= config.block_n // 8 + 16
+
+
+@pytest.mark.parametrize("name", ["key_bias", "documents"])
+def test_nobody_waits_for_keys(name: str) -> None:
+    """What a tile's keys read is used long after it was asked for, most of another tile's softmax in between."""
+    made = stages(variant(name), KernelSpec("sm_90a", "bf16", 128))
+    sass = disassemble(compile_cuda(made.source.text, arch="sm_90a", flags=made.choice.config.flags).cubin)
+    lines = sass[sass.index(f".text.{mma_sm80.ENTRIES['main']}") :].splitlines()
+    products = [i for i, line in enumerate(lines) if "HMMA" in line][: made.choice.config.mma_per_tile]
+    loads = [i for i, line in enumerate(lines) if re.search(r"\bLDG?\.E", line) and i < products[-1]]
+    (register,) = re.findall(r"LDG?\.E\S* (R\d+),", lines[loads[-1]])
+    used = next(i for i in range(loads[-1] + 1, len(lines)) if re.search(rf"\b{register}\b", lines[i]))
+    assert used - loads[-1] >= 200
+
+
+def pair_text(text: str) -> str:
+    """The body of logits() and mask() of a variant."""
+    found = grammar.read(Source("cost.attn", text)).definitions["v"].instantiate({})
+    rendered = emit_variant(canonicalize(found)).text.render()
+    return rendered[rendered.index("float logits(") :]
+
+
+def test_what_decides_or_may_wrap_keeps_its_column_whole() -> None:
+    """A comparison must fall on the reference's side, and base + step is not the column where i32 wraps between."""
+    assert "column.step" in pair_text("variant v(a: f32) { logits = score + a * (q - k) }")
+    assert "column.step" not in pair_text("variant v(a: f32) { logits = score if a * (q - k) < 3.0 else 0.0 }")
+    assert "column.step" not in pair_text("variant v(a: f32, n: i32) { logits = score + a * (q - k + n) }")
