@@ -51,6 +51,17 @@ def stages(variant: Variant, spec: KernelSpec, *, cache: Cache | None = None) ->
     return Stages(canonical, spec, choose(canonical, spec), cache if cache is not None else default_cache())
 
 
+def compile_kernel(source: KernelSource, family: Any, config: Any, arch: str) -> Compiled:
+    """NVRTC on a translation unit with the flags of its configuration.
+
+    Where a quick compile leaves registers in local memory, the full one is taken instead: its time is paid once, what
+    a spill costs at every tile.
+    """
+    made = compile_cuda(source.text, arch=arch, name=source.name, flags=config.flags)
+    spills = any(made.resources[symbol].spill_loads for symbol in family.ENTRIES.values())
+    return compile_cuda(source.text, arch=arch, name=source.name) if spills and config.flags else made
+
+
 @dataclass(frozen=True)
 class Made:
     """A kernel, whether it was there already, and the seconds it took to get it."""
@@ -110,9 +121,7 @@ class Stages:
     @cached_property
     def compiled(self) -> Compiled:
         """What NVRTC made of it, past the cache: PTX, log and time are not kept there."""
-        return compile_cuda(
-            self.source.text, arch=self.spec.arch, name=self.source.name, flags=self.choice.config.flags
-        )
+        return compile_kernel(self.source, self.choice.module, self.choice.config, self.spec.arch)
 
     @property
     def ptx(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from attncc import grammar
+from attncc.codegen.compile import compile_kernel
 from attncc.codegen.emit.source import emit_kernel
 from attncc.codegen.families import mma_sm80
 from attncc.codegen.nvrtc import compile_cuda
@@ -38,7 +39,7 @@ def test_everything_served_compiles_without_spills(arch: str) -> None:
     for place, variant in variants:
         config = choose(variant, KernelSpec(arch=arch, dtype="bf16", head_dim=128)).config
         source = emit_kernel(variant, mma_sm80, config)
-        compiled = compile_cuda(source.text, arch=arch, name=source.name, flags=config.flags)
+        compiled = compile_kernel(source, mma_sm80, config, arch)
         used = compiled.resources[mma_sm80.ENTRIES["main"]]
         # A stack alone is the math library's: sine and cosine of arguments beyond 1e5 keep 32 bytes there.
         if used.spill_loads or used.spill_stores or compiled.warnings:
