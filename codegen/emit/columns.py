@@ -13,6 +13,7 @@ from attncc.codegen.emit.expressions import deciding, score_dependent
 from attncc.codegen.emit.intervals import Interval, exact_interval, intervals
 from attncc.codegen.emit.positions import COL, COL_BASE, COL_STEP
 from attncc.codegen.emit.stages import Stage, stages
+from attncc.codegen.emit.thresholds import Threshold
 from attncc.ir.nodes import Binary, Cast, Const, Expr, Unary
 from attncc.ir.types import I32_MAX, I32_MIN, Type
 from attncc.ir.walk import substitute, walk
@@ -21,8 +22,9 @@ _Sum = tuple[Expr, Expr]  # what the base gives, and what the step adds
 
 
 def by_step(root: Expr) -> Expr:
-    """``root``, a pair's formula over storage indices, with f32 values linear in the column taken apart.
+    """``root``, a pair's formula over storage indices, with what is linear in the column taken apart.
 
+    q − k < w becomes (q − w − k_start) − base < step, exactly; the left side is one value for each row of a thread.
     a · f32(k − q) becomes a · f32(k_base − q) + a · step: equal but for one more rounding, which is why a value that
     decides something (a comparison, a rounding) stays whole.
     """
@@ -40,6 +42,11 @@ def by_step(root: Expr) -> Expr:
             done[node] = Binary("add", *split)
             continue
         operands = tuple(done[operand] for operand in node.operands)
+        if isinstance(node, Binary) and node.op in ("lt", "le", "eq") and node.left.type is Type.I32:
+            compared = _compare(node, stage, known)
+            if compared is not None:
+                done[node] = compared
+                continue
         done[node] = node if operands == node.operands else node.with_operands(operands)
     return done[root]
 
@@ -69,6 +76,37 @@ def _split(
                 first, second = sums[left]
                 return Binary("mul", done[right], first), Binary("mul", done[right], second)
     return None
+
+
+def _compare(node: Binary, stage: Mapping[Expr, Stage], known: Mapping[Expr, Interval]) -> Expr | None:
+    """A comparison in which the column stands alone, on one side, and the rest is known before the pair."""
+    plus, minus = _terms(node.left, stage, known)
+    more, less = _terms(node.right, stage, known)
+    plus, minus = plus + less, minus + more  # plus - minus is compared with 0
+    if (COL in plus) == (COL in minus):
+        return None
+    on_left = COL in plus
+    column, others = (plus, minus) if on_left else (minus, plus)
+    column.remove(COL)
+    if COL in column or any(stage[term] > Stage.ROW for term in (*column, *others)):
+        return None
+    turn = Binary("sub", Threshold(tuple(others), tuple(column)), COL_BASE)
+    return Binary(node.op, COL_STEP, turn) if on_left else Binary(node.op, turn, COL_STEP)
+
+
+def _terms(expr: Expr, stage: Mapping[Expr, Stage], known: Mapping[Expr, Interval]) -> tuple[list[Expr], list[Expr]]:
+    """What an i32 value adds and what it takes away, as far down as nothing wraps."""
+    low, high = exact_interval(expr, known) or (I32_MIN - 1, I32_MAX + 1)
+    if low >= I32_MIN and high <= I32_MAX:
+        match expr:
+            case Unary(op="neg", operand=operand):
+                plus, minus = _terms(operand, stage, known)
+                return minus, plus
+            case Binary(op="add" | "sub" as op, left=left, right=right):
+                plus, minus = _terms(left, stage, known)
+                more, less = _terms(right, stage, known)
+                return (plus + more, minus + less) if op == "add" else (plus + less, minus + more)
+    return [expr], []
 
 
 def _slope(expr: Expr, stage: Mapping[Expr, Stage], known: Mapping[Expr, Interval]) -> int | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from attncc.codegen.emit.formula import shortest
 from attncc.codegen.emit.intervals import Interval, exact_interval, intervals
 from attncc.codegen.emit.text import Text
+from attncc.codegen.emit.thresholds import Threshold
 from attncc.codegen.emit.vectors import Channel, ChannelSum
 from attncc.codegen.emit.views import Axes, Element, Fetch, Pointer, Whole
 from attncc.diagnostics import Span
@@ -235,6 +236,11 @@ class Emitter:
                 return f"sums[{node.number}]", ATOM
             case Element():
                 return f"attncc::element({', '.join(done[item][0] for item in node.operands)})", ATOM
+            case Threshold():
+                wide = [f"attncc::i64({done[item][0]})" for item in node.operands]
+                first, second = wide[: len(node.plus)], wide[len(node.plus) :]
+                difference = " - ".join([" + ".join(first) or "0", *second])
+                return f"attncc::bounds::end({difference})", ATOM
             case Cast():
                 return _cast(node, done)
             case Unary():

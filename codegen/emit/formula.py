@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from attncc.codegen.emit.diagonals import OnDiagonal
+from attncc.codegen.emit.thresholds import Threshold
 from attncc.codegen.emit.views import Axes, Element, Fetch, Pointer, Whole
 from attncc.ir.nodes import (
     After,
@@ -112,6 +113,9 @@ def _print(node: Expr, done: dict[Expr, tuple[str, int]]) -> tuple[str, int]:
             return f"{node.tensor}.axes({', '.join(map(str, node.axes))})", _ATOM
         case OnDiagonal():
             return done[node.value]
+        case Threshold():
+            added = " + ".join(at(item, 9) for item in node.plus) or "0"
+            return " - ".join([added, *(at(item, 10) for item in node.minus)]), 9
         case Whole():
             return f"{node.tensor}[…]", _ATOM
         case Fetch():

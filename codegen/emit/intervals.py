@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from attncc.codegen.emit.diagonals import OnDiagonal
+from attncc.codegen.emit.thresholds import Threshold
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Load, Reduce, Select, Unary
 from attncc.ir.types import I32_MAX, I32_MIN, Type
 from attncc.ir.walk import walk
@@ -53,6 +54,8 @@ def exact_interval(node: Expr, known: Mapping[Expr, Interval]) -> Interval | Non
             return 0, CHANNELS - 1
         case Coord(axis="delta"):
             return 1 - LENGTH, LENGTH - 1
+        case Threshold():
+            return -(2**30), 2**30
         case OnDiagonal():
             return known[node.value]
         case Coord():

@@ -13,6 +13,7 @@ from attncc.codegen.emit.diagonals import OnDiagonal
 from attncc.codegen.emit.expressions import is_loop_index, loop_indices
 from attncc.codegen.emit.params import Names
 from attncc.codegen.emit.positions import COL, OWN_OFFSET, POSITIONS, ROW
+from attncc.codegen.emit.thresholds import Threshold
 from attncc.codegen.emit.vectors import Channel, ChannelSum
 from attncc.codegen.emit.views import Axes, Element, Fetch, Pointer, Whole, split
 from attncc.ir.nodes import Binary, Cast, Const, Coord, Expr, Extent, Input, Load, Param, Reduce, Unary
@@ -261,6 +262,8 @@ def _name(node: Expr) -> str:
         return "own_offset"
     if isinstance(node, Coord):
         return node.axis
+    if isinstance(node, Threshold):
+        return "limit"
     if isinstance(node, Pointer | Axes):
         return f"{node.tensor}_{'axes' if isinstance(node, Axes) else 'at'}"
     if isinstance(node, Whole):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attncc import grammar
@@ -18,6 +21,7 @@ from attncc.codegen.select import KernelSpec
 from attncc.diagnostics import Source
 from attncc.ir.nodes import Variant
 from attncc.passes.canonicalize import canonicalize
+from tests.unit import emit_cases, emitted
 
 TEXT = """
 mask causal = q >= k
@@ -28,6 +32,7 @@ variant alibi(slopes: f32[num_heads]) {
 }
 variant dense { }
 variant key_bias(bias: f32[batch, kv_len]) { logits = score + bias[b, col] }
+variant window(w: i32) { mask = causal and q - k < w }
 variant documents(doc: i32[batch, kv_len]) { mask = causal and doc[b, own] == doc[b, col] }
 """
 
@@ -90,3 +95,31 @@ def test_what_decides_or_may_wrap_keeps_its_column_whole() -> None:
     assert "column.step" in pair_text("variant v(a: f32) { logits = score + a * (q - k) }")
     assert "column.step" not in pair_text("variant v(a: f32) { logits = score if a * (q - k) < 3.0 else 0.0 }")
     assert "column.step" not in pair_text("variant v(a: f32, n: i32) { logits = score + a * (q - k + n) }")
+
+
+def test_a_bound_of_a_mask_is_one_comparison_a_score() -> None:
+    """The step, a constant, with what is the same for all columns of a row of a thread."""
+    mask = pair_text(TEXT.replace("variant window", "variant v"))
+    mask = mask[mask.index("bool mask(") :]
+    compared = re.findall(r"column\.step <=? r\.\w+ - column\.base|r\.\w+ - column\.base <=? column\.step", mask)
+    assert len(compared) == mask.count("column.step") == 2
+
+
+def test_a_comparison_with_the_column_is_exact_at_the_ends_of_i32(tmp_path: Path) -> None:
+    """Thresholds are summed in 64 bits: a window or a shift at either end of i32 masks what the formula does."""
+    text = """
+variant v(w: i32, n: i32) { mask = (q - k < w and k - n <= q) or q - k == w }
+"""
+    found = canonicalize(grammar.read(Source("ends.attn", text)).definitions["v"].instantiate({}))
+    (compiled,) = emitted.compile_variants([found], tmp_path)
+    case = emit_cases.random_case(found, 3)
+    ends = (-(2**31), -(2**31) + 1, -(2**30) - 7, -3, 0, 5, 2**30 + 9, 2**31 - 2, 2**31 - 1)
+    for w in ends:
+        for n in ends:
+            call = replace(case.call, params={"w": np.int32(w), "n": np.int32(n)})
+            there = replace(case, call=call)
+            for b in range(call.sizes.batch):
+                shape = (call.sizes.num_heads, int(call.qo_lens[b]), int(call.kv_lens[b]))
+                _, masks = compiled.pairs(there, b, np.zeros(shape, np.float32))
+                want = emit_cases.expected(there, b, np.zeros(shape, np.float32))["mask"]
+                np.testing.assert_array_equal(masks, want, err_msg=f"w = {w}, n = {n}")

@@ -25,6 +25,7 @@ struct Variant {
   struct Row {
     float slopes;  // slopes[h] * log2(e)
     int q;  // q_start + row
+    int limit;  // q_start + row - k_start
   };
 
   struct Key {};
@@ -37,7 +38,11 @@ struct Variant {
   }
 
   static __device__ __forceinline__ Row row(const Params& params, const Item& item, int row, int h) {
-    return {params.slopes.load(h) * 1.442695f, item.q_start + row};
+    return {
+      params.slopes.load(h) * 1.442695f,
+      item.q_start + row,
+      attncc::bounds::end(attncc::i64(item.q_start) + attncc::i64(row) - attncc::i64(item.k_start)),
+    };
   }
 
   static __device__ __forceinline__ Key key(const Params&, const Item&, int) {
@@ -70,7 +75,8 @@ struct Variant {
   }
 
   // mask = k <= q
-  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row, int col) {
-    return item.k_start + col <= r.q;
+  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row,
+      attncc::Column column) {
+    return column.step <= r.limit - column.base;
   }
 };

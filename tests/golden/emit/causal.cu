@@ -17,12 +17,12 @@ struct Variant {
 
   struct Item {
     float sm_scale;  // sm_scale * log2(e)
-    int k_start;
     int q_start;
+    int k_start;
   };
 
   struct Row {
-    int q;  // q_start + row
+    int limit;  // q_start + row - k_start
   };
 
   struct Key {};
@@ -31,11 +31,13 @@ struct Variant {
 
   static __device__ __forceinline__ Item item(const Params& params, const attncc::Work& work) {
     const attncc::Geometry g = attncc::geometry(params.launch, work.b);
-    return {params.launch.sm_scale.get(work.b) * 1.442695f, g.k_start, g.q_start};
+    return {params.launch.sm_scale.get(work.b) * 1.442695f, g.q_start, g.k_start};
   }
 
   static __device__ __forceinline__ Row row(const Params& params, const Item& item, int row, int h) {
-    return {item.q_start + row};
+    return {
+      attncc::bounds::end(attncc::i64(item.q_start) + attncc::i64(row) - attncc::i64(item.k_start)),
+    };
   }
 
   static __device__ __forceinline__ Key key(const Params&, const Item&, int) {
@@ -67,7 +69,8 @@ struct Variant {
   }
 
   // mask = k <= q
-  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row, int col) {
-    return item.k_start + col <= r.q;
+  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row,
+      attncc::Column column) {
+    return column.step <= r.limit - column.base;
   }
 };

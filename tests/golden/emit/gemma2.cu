@@ -20,13 +20,14 @@ struct Variant {
   struct Item {
     float softcap;  // softcap * log2(e)
     float sm_scale_softcap;  // sm_scale / softcap
+    int q_start;
     int k_start;
     int window;
-    int q_start;
   };
 
   struct Row {
-    int q;  // q_start + row
+    int limit;  // q_start + row - k_start - window
+    int limit_2;  // q_start + row - k_start
   };
 
   struct Key {};
@@ -39,14 +40,18 @@ struct Variant {
     return {
       t0 * 1.442695f,
       exact::div(params.launch.sm_scale.get(work.b), t0),
+      g.q_start,
       g.k_start,
       params.window.get(work.b),
-      g.q_start,
     };
   }
 
   static __device__ __forceinline__ Row row(const Params& params, const Item& item, int row, int h) {
-    return {item.q_start + row};
+    return {
+      attncc::bounds::end(attncc::i64(item.q_start)
+          + attncc::i64(row) - attncc::i64(item.k_start) - attncc::i64(item.window)),
+      attncc::bounds::end(attncc::i64(item.q_start) + attncc::i64(row) - attncc::i64(item.k_start)),
+    };
   }
 
   static __device__ __forceinline__ Key key(const Params&, const Item&, int) {
@@ -81,8 +86,8 @@ struct Variant {
   }
 
   // mask = q - k < window and k <= q
-  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row, int col) {
-    const int t0 = item.k_start + col;
-    return (r.q - t0 < item.window) & (t0 <= r.q);
+  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row,
+      attncc::Column column) {
+    return (r.limit - column.base < column.step) & (column.step <= r.limit_2 - column.base);
   }
 };
