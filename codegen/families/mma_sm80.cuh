@@ -237,9 +237,9 @@ struct QueryHook {
   }
 };
 
-template <class Variant>
-struct KeyHook {
-  static constexpr int sums = Variant::facts.key.sums;
+template <class Variant, bool OfKeys>
+struct ColumnHook {
+  static constexpr int sums = (OfKeys ? Variant::facts.key : Variant::facts.value).sums;
   const typename Variant::Params& params;
   const typename Variant::Item& item;
   int col0, col_end;
@@ -247,31 +247,18 @@ struct KeyHook {
   __device__ __forceinline__ bool valid(int i) const { return col0 + i < col_end; }
   template <class X>
   __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
-    if constexpr (sums > 0) return Variant::key_vector_term(which, params, item, x, so_far, col0 + i, d);
+    if constexpr (sums > 0 && OfKeys)
+      return Variant::key_vector_term(which, params, item, x, so_far, col0 + i, d);
+    else if constexpr (sums > 0)
+      return Variant::value_vector_term(which, params, item, x, so_far, col0 + i, d);
     return 0.0f;
   }
   template <class X>
   __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
-    return Variant::key_vector(params, item, x, all, col0 + i, d);
-  }
-};
-
-template <class Variant>
-struct ValueHook {
-  static constexpr int sums = Variant::facts.value.sums;
-  const typename Variant::Params& params;
-  const typename Variant::Item& item;
-  int col0, col_end;
-
-  __device__ __forceinline__ bool valid(int i) const { return col0 + i < col_end; }
-  template <class X>
-  __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
-    if constexpr (sums > 0) return Variant::value_vector_term(which, params, item, x, so_far, col0 + i, d);
-    return 0.0f;
-  }
-  template <class X>
-  __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
-    return Variant::value_vector(params, item, x, all, col0 + i, d);
+    if constexpr (OfKeys)
+      return Variant::key_vector(params, item, x, all, col0 + i, d);
+    else
+      return Variant::value_vector(params, item, x, all, col0 + i, d);
   }
 };
 
@@ -467,10 +454,10 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
       if constexpr (facts.key.present || facts.value.present) {
         if constexpr (facts.key.present)
           transform_rows<Config, block_n, Config::head_dim>(smem + Layout::k + stage * Layout::k_bytes,
-                                                            KeyHook<Variant>{params, item, tile.col, col_end});
+                                                            ColumnHook<Variant, true>{params, item, tile.col, col_end});
         if constexpr (facts.value.present)
           transform_rows<Config, block_n, Config::head_dim_v>(smem + Layout::v + stage * Layout::v_bytes,
-                                                              ValueHook<Variant>{params, item, tile.col, col_end});
+                                                              ColumnHook<Variant, false>{params, item, tile.col, col_end});
         __syncthreads();
       }
 
