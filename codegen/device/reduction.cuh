@@ -95,6 +95,48 @@ struct Softmax : SoftmaxRule<accuracy> {
   }
 };
 
+// Softmax of logits that are proven small, against a fixed reference of 0 in place of the running maximum: no maximum, no
+// shuffle a tile, and nothing is ever rescaled. The state is an ordinary one with m = 0.
+//
+// With |logit| <= B in the log2 domain weights lie in [2^-B, 2^B], so that every attended pair counts and a row has seen
+// one exactly if its sum is above 0. What limits B is the type that weights are rounded to before P V, whose relative
+// precision must be the same over that range: f16 is normal from 2^-14 to 2^16; bf16 has f32's exponents, and there B = 60
+// log2 e leaves the f32 sums over 2^17 keys room for values of V up to 2^24.
+template <class Element>
+struct FixedReference;
+template <>
+struct FixedReference<bf16> {
+  static constexpr float most = 60.0f * kLog2E;
+};
+template <>
+struct FixedReference<f16> {
+  static constexpr float most = 14.0f;
+};
+
+template <class Fragment, Accuracy accuracy>
+struct BoundedSoftmax : SoftmaxRule<accuracy> {
+  static constexpr bool rescales = false;
+  float l[Fragment::rows];  // this thread's share of Σ 2^logit
+
+  __device__ __forceinline__ BoundedSoftmax() {
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) l[slot] = 0.0f;
+  }
+
+  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&)[Fragment::rows]) {
+#pragma unroll
+    for (int i = 0; i < Fragment::values; ++i) {
+      s[i] = Fn<accuracy>::exp2(s[i]);
+      l[Fragment::slot(i)] += s[i];
+    }
+  }
+
+  __device__ __forceinline__ RowState state(int slot) const {
+    const float total = Fragment::row_reduce(l[slot], [](float a, float b) { return a + b; });
+    return {total > 0.0f ? 0.0f : -infinity(), total};
+  }
+};
+
 template <class Fragment, Accuracy accuracy>
 struct Weighted : WeightRule<accuracy> {
   static constexpr bool rescales = false;
@@ -116,14 +158,20 @@ struct Weighted : WeightRule<accuracy> {
 };
 
 // What a Variant's facts choose.
-template <bool HasWeight, Accuracy accuracy>
+template <bool HasWeight, Accuracy accuracy, bool Bounded = false>
 struct ReductionOf {
   using Rule = SoftmaxRule<accuracy>;
   template <class Fragment>
   using Running = Softmax<Fragment, accuracy>;
 };
 template <Accuracy accuracy>
-struct ReductionOf<true, accuracy> {
+struct ReductionOf<false, accuracy, true> {
+  using Rule = SoftmaxRule<accuracy>;
+  template <class Fragment>
+  using Running = BoundedSoftmax<Fragment, accuracy>;
+};
+template <Accuracy accuracy, bool Bounded>
+struct ReductionOf<true, accuracy, Bounded> {
   using Rule = WeightRule<accuracy>;
   template <class Fragment>
   using Running = Weighted<Fragment, accuracy>;

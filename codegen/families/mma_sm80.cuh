@@ -278,7 +278,10 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   using Layout = SharedLayout<Config>;
   using QKTile = typename Layout::QKTile;
   using VTile = typename Layout::VTile;
-  using Reduction = typename ReductionOf<Variant::facts.has_weight, Config::accuracy>::template Running<Scores>;
+  constexpr bool bounded =
+      Variant::facts.logit_bound > 0.0f && Variant::facts.logit_bound <= FixedReference<Element>::most;
+  using Reduction =
+      typename ReductionOf<Variant::facts.has_weight, Config::accuracy, bounded>::template Running<Scores>;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
   constexpr Facts facts = Variant::facts;
   constexpr int block_m = Config::block_m, block_n = Config::block_n, stages = Config::stages;

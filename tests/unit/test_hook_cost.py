@@ -33,6 +33,10 @@ variant alibi(slopes: f32[num_heads]) {
 variant dense { }
 variant key_bias(bias: f32[batch, kv_len]) { logits = score + bias[b, col] }
 variant window(w: i32) { mask = causal and q - k < w }
+variant capped {
+    logits = 50.0 * tanh(score / 50.0)
+    mask = causal
+}
 variant documents(doc: i32[batch, kv_len]) { mask = causal and doc[b, own] == doc[b, col] }
 """
 
@@ -95,6 +99,13 @@ def test_what_decides_or_may_wrap_keeps_its_column_whole() -> None:
     assert "column.step" in pair_text("variant v(a: f32) { logits = score + a * (q - k) }")
     assert "column.step" not in pair_text("variant v(a: f32) { logits = score if a * (q - k) < 3.0 else 0.0 }")
     assert "column.step" not in pair_text("variant v(a: f32, n: i32) { logits = score + a * (q - k + n) }")
+
+
+def test_logits_proven_small_have_no_maximum_and_no_rescale() -> None:
+    counts, config = counted("capped", 128)
+    outputs = config.block_m * config.head_dim_v // config.threads
+    assert counts["FMNMX"] <= 8  # the epilogue's
+    assert counts["FMUL"] < counted("plain", 128)[0]["FMUL"] - outputs // 2
 
 
 def test_a_bound_of_a_mask_is_one_comparison_a_score() -> None:

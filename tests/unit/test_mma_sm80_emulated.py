@@ -17,10 +17,14 @@ import numpy as np
 import pytest
 import torch
 
+from attncc import grammar
 from attncc.codegen.emit.source import assemble
 from attncc.codegen.emit.variant import emit_variant
 from attncc.codegen.families import mma_sm80
 from attncc.codegen.launch_block import LAUNCH_FIELDS, place
+from attncc.diagnostics import Source
+from attncc.ir.nodes import Variant
+from attncc.passes.canonicalize import canonicalize
 from attncc.reference import Sizes, attention
 from tests.unit import emit_cases, emitted, emulated
 from tests.unit import mma_sm80_reference as reference
@@ -174,7 +178,29 @@ SIZES = Sizes(batch=3, num_heads=4, num_kv_heads=2, head_dim=64, head_dim_v=64, 
 def test_generated_variants_agree_with_the_reference(tmp_path: Path, name: str) -> None:
     """From the IR through the emitter and the kernel to numbers: random lengths, starts, parameters and tensors, padded
     and ragged, whole and in splits."""
-    variant, config = EXAMPLES[name], dataclasses.replace(SMALL, accuracy="exact")
+    check_generated(tmp_path, name, EXAMPLES[name], dataclasses.replace(SMALL, accuracy="exact"))
+
+
+BOUNDED = """
+variant v(sink: f32[num_heads], const c: f32 = 1.0) {
+    logits    = c * tanh(score * 40.0 / c)
+    mask      = q >= k and q - k < 50
+    normalize = softmax(sink = sink[h])
+}
+"""
+
+
+@pytest.mark.parametrize(("dtype", "cap"), [("bf16", 60.0), ("f16", 9.7), ("f16", 30.0)])
+def test_logits_proven_small_need_no_running_maximum(tmp_path: Path, dtype: mma_sm80.Dtype, cap: float) -> None:
+    """Logits at both ends of their bound, rows that see nothing, a sink, splits: as with the maximum. In f16 weights of
+    30 would not do, and that variant keeps it."""
+    variant = canonicalize(grammar.read(Source("v.attn", BOUNDED)).definitions["v"].instantiate({"c": cap}))
+    config = dataclasses.replace(SMALL, accuracy="exact", dtype=dtype)
+    check_generated(tmp_path, "bounded", variant, config)
+
+
+def check_generated(tmp_path: Path, name: str, variant: Variant, config: mma_sm80.Config) -> None:
+    """Runs a variant on a padded batch, and on a ragged one in three splits, and compares with float64."""
     source = emit_variant(variant)
     text = assemble(variant, source, mma_sm80.HEADER, mma_sm80.render_config(config), "").plain
     library = emulated.build(tmp_path, name, text, generated=True)
