@@ -84,6 +84,15 @@
 //       After normalisation (and after the splits are merged), before rounding. total is Σ weight, for a softmax e^lse;
 //       lse is the natural logarithm of the denominator, -inf with weights.
 //
+// What captured values say of whole tiles, when facts.has_screen (device/interval.cuh, device/screen.cuh):
+//
+//   struct RowBounds; struct KeyBounds;               // intervals; merge(other), each(op) on every interval
+//   static RowBounds row_bounds(const Params&, const Item&, const Row&, int row, int h);
+//   static KeyBounds key_bounds(const Params&, const Item&, int col);
+//       Of one row, of one column of [0, kv_len); merged over the rows of a tile and a chunk of columns.
+//   static Interval<bool> screen(const Params&, const Item&, const RowBounds&, const KeyBounds&, const Box&);
+//       hi is false only if mask() is false, lo is true only if it is true, for every pair of the box that is merged.
+//
 // A function that a fact excludes need not exist; `Diagonal` neither.
 //
 // INVARIANTS a family keeps: it never multiplies a masked pair by 0 (it selects); it reads no storage outside the
@@ -150,6 +159,7 @@ struct Facts {
   bool diagonal_per_head;  // ... that depends on the head too
   VectorHook query, key, value, output;
   bool key_reads;  // read_key() exists, and key() takes what it read
+  bool has_screen;  // screen() and what it takes exist
 };
 
 // One value, or one per request. T is a 4-byte value type (a bool travels as int).

@@ -73,4 +73,20 @@ struct TileIterator {
   }
 };
 
+// Where an item's tiles come from. Screened: from a bitmap in shared memory, which device/screen.cuh specialises; a variant
+// that has a screen includes it.
+template <bool Screened>
+struct TilesOf;
+
+template <>
+struct TilesOf<false> {
+  struct Bitmap {};
+
+  template <int TileCols, int NumRanges>
+  __device__ __forceinline__ static TileIterator<TileCols, NumRanges, 1> walk(const Range (&ranges)[NumRanges],
+                                                                              const Bitmap&, int begin, int end) {
+    return TileIterator<TileCols, NumRanges, 1>(ranges, begin, end);
+  }
+};
+
 }  // namespace attncc

@@ -17,6 +17,11 @@ __device__ __forceinline__ i64 clamp_index(i64 index, i64 last) {
   return high < 0 ? 0 : high;
 }
 
+__device__ __forceinline__ int clamp_index(int index, int last) {
+  const int high = index < last ? index : last;
+  return high < 0 ? 0 : high;
+}
+
 template <int... Axis, class T, int Rank>
 __device__ __forceinline__ Axes<int(sizeof...(Axis))> axes(const TensorRef<T, Rank>& tensor) {
   return {{int(clamp_index(tensor.extent[Axis] - 1, 0x7fffffffll))...}, {tensor.stride[Axis]...}};
@@ -36,7 +41,7 @@ __device__ __forceinline__ const T* pointer(const TensorRef<T, Rank>& tensor, In
 #pragma unroll
   for (int axis = 0; axis < Rank; ++axis) empty = empty || tensor.extent[axis] < 1;
   i64 offset = 0;
-  ((offset += clamp_index(index, tensor.extent[Axis] - 1) * tensor.stride[Axis]), ...);
+  ((offset += clamp_index(i64(index), tensor.extent[Axis] - 1) * tensor.stride[Axis]), ...);
   return empty ? nullptr : tensor.data + offset;
 }
 

@@ -12,6 +12,7 @@ from attncc.codegen.emit.columns import by_step
 from attncc.codegen.emit.diagonals import by_diagonal
 from attncc.codegen.emit.params import over_tokens
 from attncc.codegen.emit.positions import positions
+from attncc.codegen.emit.screen import ScreenHook, screen_hook
 from attncc.codegen.emit.stages import split_loads
 from attncc.codegen.emit.vectors import VectorHook, vector_hook
 from attncc.ir.nodes import INPUTS, Binary, Branch, Expr, Input, Param, Select, Variant
@@ -43,6 +44,7 @@ class Hooks:
     normalize: Expr | None
     vectors: Mapping[str, VectorHook]
     written: Mapping[str, Expr]
+    screen: ScreenHook | None  # of the mask, where captured values can prove tiles empty
 
     @property
     def pairs(self) -> list[Expr]:
@@ -58,6 +60,11 @@ class Hooks:
     def channels(self) -> list[Expr]:
         """What is computed for single channels of vectors."""
         return [expr for hook in self.vectors.values() for expr in (hook.value, *hook.terms)]
+
+    @property
+    def screened(self) -> tuple[Expr, ...]:
+        """What the screen computes of items, rows and columns."""
+        return () if self.screen is None else self.screen.exprs
 
 
 def kernel_hooks(variant: Variant) -> Hooks:
@@ -98,6 +105,7 @@ def kernel_hooks(variant: Variant) -> Hooks:
         normalize=to_kernel(branch.normalize),
         vectors={name: vector_hook(positions(_rename(expr, branch)), name) for name, expr in written.items()},
         written=written,
+        screen=screen_hook(None if mask is None else positions(mask), tokens),
     )
 
 

@@ -86,14 +86,19 @@ _SPECIAL = _TRANSCENDENTAL | {"sqrt", "rsqrt", "div", "floordiv", "mod"}
 _STAGING = 6  # the shared-memory read of a staged value, with its address, costs about this
 
 
-def plan(hooks: Iterable[Expr], row_values: Iterable[Expr], channels: Iterable[Expr] = ()) -> Plan:
+def plan(
+    hooks: Iterable[Expr],
+    row_values: Iterable[Expr],
+    channels: Iterable[Expr] = (),
+    screened: Iterable[Expr] = (),
+) -> Plan:
     """Splits expressions for pairs (``hooks``) and for rows (``row_values``), all over storage indices.
 
     ``hooks`` may also read what is known at a row's end only, such as its total. ``channels`` are computed from the
-    item's values for each channel of a vector.
+    item's values for each channel of a vector, ``screened`` before the first tile, by row, by column or once.
     """
-    hooks, row_values, channels = tuple(hooks), tuple(row_values), tuple(channels)
-    roots = (*hooks, *row_values, *channels)
+    hooks, row_values, channels, screened = tuple(hooks), tuple(row_values), tuple(channels), tuple(screened)
+    roots = (*hooks, *row_values, *channels, *screened)
     stage = stages(roots)
     indices = loop_indices(roots)
     heavy = _heavy(roots, stage)
@@ -109,6 +114,7 @@ def plan(hooks: Iterable[Expr], row_values: Iterable[Expr], channels: Iterable[E
     item += _frontier(channels, Stage.ROW, stage, indices, heavy)
     diagonal = [node for node in walk(*hooks) if isinstance(node, OnDiagonal)]
     item += _frontier((node.value for node in diagonal), Stage.ROW, stage, indices, heavy)
+    item += _frontier((node for node in screened if node not in row), Stage.ROW, stage, indices, heavy)
     return Plan(
         _members(dict.fromkeys(item)),
         _members(dict.fromkeys(row)),
@@ -249,10 +255,10 @@ def _computed(roots: Iterable[Expr], ready: set[Expr]) -> list[Expr]:
 
 def _members(nodes: Iterable[Expr]) -> tuple[Member, ...]:
     names = Names()
-    return tuple(Member(names.pick(_name(node)), node) for node in nodes)
+    return tuple(Member(names.pick(value_name(node)), node) for node in nodes)
 
 
-def _name(node: Expr) -> str:
+def value_name(node: Expr) -> str:
     """A name that says what a member holds: the one thing it is computed from, or the position it is."""
     if node is POSITIONS[Coord("q")]:
         return "q"

@@ -7,7 +7,7 @@ Knows the IR and the contract of the joint, and no kernel family. The text uses 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from attncc.codegen.emit.diagonals import DELTA
@@ -17,6 +17,7 @@ from attncc.codegen.emit.hooks import LSE, SCORE, TOTAL, kernel_hooks
 from attncc.codegen.emit.params import STORAGE_CTYPE, Block, Names, layout
 from attncc.codegen.emit.positions import COL, COL_BASE, COL_STEP, ROW
 from attncc.codegen.emit.ranges import range_count, write_ranges
+from attncc.codegen.emit.screen import write_bounds, write_program
 from attncc.codegen.emit.stages import Member, Plan, key_reads, pair_cost, plan
 from attncc.codegen.emit.text import Text
 from attncc.codegen.emit.vectors import LENGTHS, VectorHook
@@ -54,16 +55,18 @@ _RANGE_INPUTS = {
 
 @dataclass(frozen=True)
 class VariantSource:
-    """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``."""
+    """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``; ``screened``: the
+    Variant has a screen."""
 
     text: Text
     block: Block
+    screened: bool
 
 
 def emit_variant(variant: Variant) -> VariantSource:
     """The C++ of a canonical variant whose hooks are within hooks.SERVES."""
     writer = _Writer(variant)
-    return VariantSource(writer.write(), writer.block)
+    return VariantSource(writer.write(), writer.block, writer.hooks.screen is not None)
 
 
 class _Writer:
@@ -73,8 +76,8 @@ class _Writer:
         self.block = layout(variant)
         self.hooks = kernel_hooks(variant)
         hooks = self.hooks
-        self.plan: Plan = plan(hooks.pairs, hooks.rows, hooks.channels)
-        self.facts = Facts.of([*hooks.pairs, *hooks.rows, *hooks.channels], variant.spans)
+        self.plan: Plan = plan(hooks.pairs, hooks.rows, hooks.channels, hooks.screened)
+        self.facts = Facts.of([*hooks.pairs, *hooks.rows, *hooks.channels, *hooks.screened], variant.spans)
         self.program = tile_program(variant)
         self.out = Text()
         self.uses_geometry = False
@@ -97,6 +100,7 @@ class _Writer:
             with out.block(f"{_INLINE} Tile tile(const Params&, const Item&, const attncc::Box&)"):
                 out.add("return {};")
             self._ranges()
+            self._screen()
             hooks, branch = self.hooks, self.branch
             for name, hook in hooks.vectors.items():
                 self._vector_functions(name, hook)
@@ -134,6 +138,7 @@ class _Writer:
             (true[any("h" in axes(member.expr) for member in self.plan.diagonal)], "diagonal_per_head"),
             *((vector(name), f"{'output' if name == 'out' else name} (present, sums)") for name in LENGTHS),
             (true[bool(self.key_reads)], "key_reads"),
+            (true[hooks.screen is not None], "has_screen"),
         ]
         while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
             values.pop()
@@ -395,6 +400,34 @@ class _Writer:
                 self.out.add("return 1;")
             else:
                 write_ranges(self.out, self.program, self._range_leaf, self._range_load)
+
+    def _screen(self) -> None:
+        """Bounds of rows and of columns, and what they prove of the mask."""
+        hook = self.hooks.screen
+        if hook is None:
+            return
+        write_bounds(self.out, "RowBounds", hook.rows)
+        write_bounds(self.out, "KeyBounds", hook.keys)
+        item_leaf = self._member_leaf({"item.": self.plan.item})
+        row_leaf = self._member_leaf({"item.": self.plan.item, "r.": self.plan.row})
+        places: dict[Expr, str] = {Coord(axis): axis for axis in ("row", "h", "col")}
+
+        def points(body: Text, exprs: Iterable[Expr], leaf: Leaf) -> list[str]:
+            return self._emitter(body, lambda node: leaf(node) or places.get(node), "params.").values(exprs)
+
+        for name, first, last, leaf, members in (
+            ("RowBounds row_bounds", "const Row& r, ", "int row, int h", row_leaf, hook.rows),
+            ("KeyBounds key_bounds", "", "int col", item_leaf, hook.keys),
+        ):
+            self.out.add()
+            with self.out.block(f"{_INLINE} {name}(const Params& params, const Item& item, {first}{last})"):
+                values = points(self.out, [member.expr for member in members], leaf)
+                self.out.add(f"return {{{', '.join(f'attncc::interval::point({value})' for value in values)}}};")
+        self.out.add()
+        self.out.comment(f"screen: {formula(self.branch.mask)}" if self.branch.mask is not None else "")
+        arguments = "(const Params& params, const Item& item, const RowBounds& r, const KeyBounds& c, "
+        with self.out.block(f"{_INLINE} attncc::Interval<bool> screen{arguments}const attncc::Box& box)"):
+            write_program(self.out, hook, dict(zip(hook.items, points(self.out, hook.items, item_leaf), strict=True)))
 
     def _range_leaf(self, kind: str, name: str) -> str:
         if kind == "param":

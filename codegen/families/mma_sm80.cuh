@@ -108,7 +108,7 @@ struct SharedLayout {
 // NVVM's minimal level ptxas leaves the alignment that tiles need out of account. Raw bytes where an Item, Row, Key or
 // Diagonal may have constructors.
 template <class Config, class Variant>
-struct alignas(128) Staged {
+struct alignas(128) Staged : TilesOf<Variant::facts.has_screen>::Bitmap {
   static constexpr Facts facts = Variant::facts;
   static constexpr int keys_count = facts.has_key ? Config::stages * Config::block_n : 1;
   static constexpr int diagonals_count = facts.has_diagonal ? Config::stages * Diagonals<Config, Variant>::capacity : 1;
@@ -294,6 +294,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   using Reduction =
       typename ReductionOf<Variant::facts.has_weight, Config::accuracy, bounded>::template Running<Scores>;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
+  using Tiles = TilesOf<Variant::facts.has_screen>;
   constexpr Facts facts = Variant::facts;
   constexpr int block_m = Config::block_m, block_n = Config::block_n, stages = Config::stages;
   constexpr int m_tiles = Scores::m_tiles, q_steps = Config::head_dim / 16;
@@ -372,8 +373,13 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     return q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head);
   });
 
+  if constexpr (facts.has_screen) {
+    __syncthreads();  // the rows are there
+    Tiles::template fill<Variant, block_m, Config::threads>(staged, params, row_lo, row_hi, work.col0, col_end);
+    __syncthreads();
+  }
   // Tiles begin where the columns do: a window's first tile is as full as its last.
-  TileIterator<block_n, facts.num_ranges, 1> tiles(ranges, work.col0, col_end);
+  auto tiles = Tiles::template walk<block_n>(ranges, staged, work.col0, col_end);
   TileSpan spans[stages - 1];  // of the tiles on their way, the oldest first; col < 0 after the last
   // A tile's keys are made in two steps, a thread its own column's: `read` is asked for when the tile is, and the key is
   // made of it once products have hidden the latency, before the next barrier.

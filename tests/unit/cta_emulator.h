@@ -178,6 +178,18 @@ inline float __shfl_xor_sync(unsigned, float x, int mask) {
   std::memcpy(&bits, &x, 4);
   return attncc::bits_to_float(emulator::collect({bits})[(emulator::current % 32) ^ mask][0]);
 }
+inline int __shfl_xor_sync(unsigned, int x, int mask) {
+  return int(emulator::collect({unsigned(x)})[(emulator::current % 32) ^ mask][0]);
+}
+inline unsigned __shfl_xor_sync(unsigned, unsigned x, int mask) {
+  return emulator::collect({x})[(emulator::current % 32) ^ mask][0];
+}
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  const auto* words = emulator::collect({unsigned(predicate != 0)});
+  unsigned bits = 0;
+  for (int lane = 0; lane < 32; ++lane) bits |= words[lane][0] << lane;
+  return bits;
+}
 
 namespace attncc {
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from attncc.codegen.emit.hooks import kernel_hooks
-from attncc.codegen.emit.source import assemble
+from attncc.codegen.emit.source import HEADERS, SCREEN_HEADER, assemble
 from attncc.codegen.emit.variant import VariantSource, emit_variant
 from attncc.codegen.launch_block import LAUNCH_FIELDS
 from attncc.ir.nodes import Variant
@@ -31,7 +31,7 @@ CONFIG = """struct Config {{
   static constexpr attncc::Accuracy accuracy = attncc::Accuracy::exact;
 }};"""
 _FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-Werror=narrowing")
-_HEADERS = ("device/joint.cuh", "device/math.cuh", "device/tile_program.cuh", "device/views.cuh")
+_HEADERS = (*HEADERS, SCREEN_HEADER)
 _INCLUDES = "#include <cstddef>\n#include <cstdlib>\n" + "".join(f'#include "{header}"\n' for header in _HEADERS)
 
 # What a test calls, for the variant in namespace {ns}.
@@ -87,6 +87,49 @@ extern "C" void {ns}_offsets(long long* out) {{
 }}
 """
 
+# The tiles of rows [row_lo, row_hi) of all heads of a group, by the variant's screen: (col, partial) for each.
+_SCREEN = """
+template <int TileCols, int Words>
+static int {ns}_screened_by(const {ns}::Params& params, const attncc::Work& work, int row_lo, int row_hi, int begin,
+                            int end, int* out) {{
+  using V = {ns}::Variant;
+  const V::Item item = V::item(params, work);
+  attncc::Range ranges[V::facts.num_ranges];
+  for (int count = V::ranges(params, work, row_lo, row_hi, ranges); count < V::facts.num_ranges; ++count)
+    ranges[count] = attncc::Range{{0, 0, 1}};
+  V::RowBounds rows;
+  rows.each(attncc::Forget());
+  for (int h = work.hk * params.launch.group; h < (work.hk + 1) * params.launch.group; ++h)
+    for (int row = row_lo; row < row_hi; ++row)
+      rows.merge(V::row_bounds(params, item, V::row(params, item, row, h), row, h));
+  attncc::TileBitmap<Words> bitmap;
+  static_cast<attncc::BitmapPlace&>(bitmap) = attncc::cover_ranges<Words>(ranges, begin, end);
+  if (bitmap.words > Words) std::abort();
+  for (int word = 0; word <= bitmap.words; ++word) bitmap.all[word] = 0;
+  for (int word = 0; word < bitmap.words; ++word) {{
+    bitmap.may[word] = 0;
+    for (int bit = 0; bit < 32; ++bit) {{
+      const int at = word * 32 + bit;
+      const attncc::Box box{{row_lo, row_hi, bitmap.col(at), bitmap.col(at + 1)}};
+      const auto found = attncc::screen_box<V>(params, item, rows, ranges, box, end, bit);
+      bitmap.may[word] |= unsigned(found.hi) << bit;
+      bitmap.all[word] |= unsigned(found.lo) << bit;
+    }}
+  }}
+  auto tiles = attncc::TilesOf<true>::walk<TileCols>(ranges, bitmap, begin, end);
+  attncc::TileSpan tile;
+  int count = 0;
+  for (; tiles.next(tile); ++count) *out++ = tile.col, *out++ = tile.partial;
+  return count;
+}}
+extern "C" int {ns}_screened(const {ns}::Params* params, const int* at, int row_lo, int row_hi, int begin, int end,
+                             int tile_cols, int words, int* out) {{
+  const attncc::Work work = {ns}_work(*params, at);
+  if (tile_cols == 48) return {ns}_screened_by<48, 128>(*params, work, row_lo, row_hi, begin, end, out);
+  if (words == 1) return {ns}_screened_by<16, 1>(*params, work, row_lo, row_hi, begin, end, out);
+  return {ns}_screened_by<16, 128>(*params, work, row_lo, row_hi, begin, end, out);
+}}
+"""
 
 # A vector hook over [heads, tokens, channels]; `share` query heads to a head of the array, `state` two floats a token.
 _VECTOR_CALLS = """
@@ -201,6 +244,33 @@ class Emitted:
         assert count <= most
         return [(out[3 * i], out[3 * i + 1], out[3 * i + 2]) for i in range(count)]
 
+    @property
+    def has_screen(self) -> bool:
+        return self.source.screened
+
+    def screened(
+        self,
+        case: Case,
+        b: int,
+        hk: int,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        tile_cols: int,
+        words: int = 128,
+    ) -> list[tuple[int, bool]]:
+        """The tiles (first column, partial) of columns [begin, end) that rows [lo, hi) visit, by the screen.
+
+        ``tile_cols`` is 16 or 48; ``words`` is the bitmap's capacity, 1 (512 columns at their finest, with tiles of 16)
+        or 128.
+        """
+        length = int(case.call.kv_lens[b])
+        out = (ctypes.c_int * (2 * (length // tile_cols + 2)))()
+        at = (ctypes.c_int * 4)(b, hk, int(case.call.qo_lens[b]), length)
+        with parameter_block(self.source, case) as block:
+            function = self.library[f"{self.namespace}_screened"]
+            count = function(block, at, *rows, *cols, tile_cols, words, out)
+        return [(out[2 * i], bool(out[2 * i + 1])) for i in range(count)]
+
 
 def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int = 64) -> list[Emitted]:
     """All variants in one library: one run of g++."""
@@ -222,6 +292,8 @@ def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int
         offsets = "".join(f"*out++ = offsetof({namespace}::Params, {f.member});" for f in source.block.fields)
         parts += [f"namespace {namespace} {{\n{body}}}\n", _CALLS.format(ns=namespace, offsets=offsets, **calls)]
         parts.append(_vector_calls(namespace, variant))
+        if source.screened:
+            parts.append(_SCREEN.format(ns=namespace))
         sources.append(source)
     path = folder / "variants.cpp"
     path.write_text("".join(parts))

@@ -249,3 +249,34 @@ def test_merged_states_merge_again(build: Any) -> None:
     case = Case((19, 5), (170, 41), heads=3, ragged=True, splits=4)
     library, name = build("sink", SMALL), "sink"
     check(library, name, SMALL, case, through_state=True)
+
+
+@pytest.mark.parametrize("kv_len", [600, 66_000])
+def test_documents_are_computed_however_many_tiles_are_skipped(tmp_path: Path, kv_len: int) -> None:
+    """One request whose rows are of the last two documents; 66,000 columns are more than its bitmap has bits for."""
+    variant, config = EXAMPLES["documents"], dataclasses.replace(SMALL, accuracy="exact")
+    source = emit_variant(variant)
+    assert "has_screen */ true" in source.text.render()
+    text = assemble(variant, source, mma_sm80.HEADER, mma_sm80.render_config(config), "").plain
+    library = emulated.build(tmp_path, "documents", text, generated=True)
+    sizes = dataclasses.replace(SIZES, batch=1, num_heads=2, num_kv_heads=1, qo_len=70, kv_len=kv_len)
+    case = emit_cases.random_case(variant, 1, sizes, starts=False)
+    doc = (np.arange(kv_len, dtype=np.int32)[None] + 60) // 100
+    call = dataclasses.replace(
+        case.call, tensors={"doc": doc}, qo_lens=np.array([70]), kv_lens=np.array([kv_len]),
+        q_starts=np.array([kv_len - 70]), k_starts=np.array([0]),
+    )  # fmt: skip
+    case = dataclasses.replace(case, call=call, stored={"doc": doc})
+    batch = emulated.Batch.make(config, [70], [kv_len], 2, 1)
+    with emitted.parameter_block(source, case) as block:
+        assert block.value is not None
+        batch.run(library, block.value)
+    last = kv_len - 240  # no row attends a column before
+    q, k, v = batch.inputs(0)
+    rows, cols = np.arange(kv_len - 70, kv_len)[:, None], np.arange(last, kv_len)[None]
+    mask = (doc[0][rows] == doc[0][cols]) & (cols <= rows)
+    logits = q @ k[:, last:].transpose(0, 2, 1) * case.sm_scale
+    logits -= np.max(np.where(mask, logits, -np.inf), axis=-1, keepdims=True)
+    weights = np.where(mask, np.exp(logits), 0.0)
+    expected = (weights / weights.sum(-1, keepdims=True)) @ v[:, last:]
+    batch.compare(0, expected.transpose(1, 0, 2), None)
