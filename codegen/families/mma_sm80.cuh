@@ -315,6 +315,17 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   const int row_lo = work.row0 / work.pack, row_hi = (work.row0 + work.nrows - 1) / work.pack + 1;
   const int col_end = work.col0 + work.ncols < g.kv_len ? work.col0 + work.ncols : g.kv_len;
   for (int i = threadIdx.x; i < block_m; i += Config::threads) row_at[i] = unpack_row(work, i);
+  __syncthreads();
+  const unsigned shared = shared_address(smem);
+  // Q is on its way while the item and its ranges are computed.
+  const char* q = static_cast<const char*>(launch.q) +
+                  2 * (work.b * launch.q_stride.batch + g.qo_base * launch.q_stride.token);
+  load_rows<Config, block_m, Config::head_dim>(shared + Layout::q, [&](int i, bool& valid) {
+    const RowAt at = row_at[i];
+    valid = i < work.nrows;
+    return q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head);
+  });
+
   if (threadIdx.x == 0) {
     source.b = work.b;
     source.slot = work.slot;
@@ -342,13 +353,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   }
   __syncthreads();
 
-  for (int i = threadIdx.x; i < block_m; i += Config::threads)
-    rows[i] = Variant::row(params, item, row_at[i].row, row_at[i].h);
-  const unsigned shared = shared_address(smem);
-
   // ---- producer side: every thread copies its share ----------------------------------------------------------------
-  const char* q = static_cast<const char*>(launch.q) +
-                  2 * (work.b * launch.q_stride.batch + g.qo_base * launch.q_stride.token);
   const int deltas = row_hi - row_lo + block_n - 1;  // of a tile, for each head
   const auto load_tile = [&](int col0, int stage) {
     // Columns past the end are zeros, V's above all: 0 times a neighbour's NaN would be NaN.
@@ -367,14 +372,13 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     }
   };
 
-  load_rows<Config, block_m, Config::head_dim>(shared + Layout::q, [&](int i, bool& valid) {
-    const RowAt at = row_at[i];
-    valid = i < work.nrows;
-    return q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head);
-  });
-
+  const auto make_rows = [&] {
+    for (int i = threadIdx.x; i < block_m; i += Config::threads)
+      rows[i] = Variant::row(params, item, row_at[i].row, row_at[i].h);
+  };
   if constexpr (facts.has_screen) {
-    __syncthreads();  // the rows are there
+    make_rows();
+    __syncthreads();
     Tiles::template fill<Variant, block_m, Config::threads>(staged, params, row_lo, row_hi, work.col0, col_end);
     __syncthreads();
   }
@@ -412,6 +416,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     spans[stage] = produce(stage, read);
     store_key(stage, spans[stage], read);
   }
+  if constexpr (!facts.has_screen) make_rows();  // read in the loop, after its first barrier
 
   // ---- consumer side -----------------------------------------------------------------------------------------------
   const Scores scores(threadIdx.x);
@@ -716,6 +721,8 @@ __device__ __forceinline__ bool run_head_items(const typename Variant::Params& p
 // causal mask those are the longest.
 template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
+  // All of the block at once: what an item reads of it, one address after another, is then near.
+  if (128 * threadIdx.x < sizeof(params)) prefetch(reinterpret_cast<const char*>(&params) + 128 * threadIdx.x);
   if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
 #pragma unroll 1
     for (int round = 0; run_head_items<Config, Variant>(params, round, smem); ++round)

@@ -197,6 +197,8 @@ inline unsigned shared_address(const void* pointer) {
   return unsigned(static_cast<const char*>(pointer) - emulator::memory) + emulator::kBase;
 }
 
+inline void prefetch(const void*) {}
+
 inline void copy_async(unsigned target, const void* source, bool valid) {
   if (target % 16 || (valid && reinterpret_cast<std::size_t>(source) % 16)) emulator::fail("cp.async is misaligned");
   emulator::fibers[emulator::current].open.push_back({target, source, valid});
