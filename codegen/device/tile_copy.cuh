@@ -7,19 +7,26 @@
 namespace attncc {
 
 // Copies Rows rows of Cols elements to shared memory at `target`. source(row, valid) gives a row's address and whether
-// it is read; zeros are written where it is not.
+// it is read; zeros are written where it is not. Addresses are computed a few at a time: between two copies nothing else
+// is reordered, and each would wait for its own.
 template <class Config, int Rows, int Cols, class Source>
 __device__ __forceinline__ void load_rows(unsigned target, Source source) {
   using Layout = SharedTile<Cols>;
-  constexpr int total = Rows * Layout::chunks;
-#pragma unroll 4
-  for (int base = 0; base < total; base += Config::threads) {
-    const int i = base + int(threadIdx.x);
-    if (total % Config::threads != 0 && i >= total) break;
-    const int row = quotient<Layout::chunks>(i), chunk = i - row * Layout::chunks;
-    bool valid;
-    const char* address = source(row, valid);
-    copy_async(target + Layout::offset(row, chunk), address + chunk * 16, valid);
+  constexpr int total = Rows * Layout::chunks, batch = 4;
+#pragma unroll 1
+  for (int base = int(threadIdx.x); base < total; base += batch * Config::threads) {
+    const char* address[batch];
+    bool valid[batch];
+    unsigned place[batch];
+#pragma unroll
+    for (int j = 0; j < batch; ++j) {
+      const int i = base + j * Config::threads < total ? base + j * Config::threads : base;  // once more: the same copy
+      const int row = quotient<Layout::chunks>(i), chunk = i - row * Layout::chunks;
+      address[j] = source(row, valid[j]) + chunk * 16;
+      place[j] = target + Layout::offset(row, chunk);
+    }
+#pragma unroll
+    for (int j = 0; j < batch; ++j) copy_async(place[j], address[j], valid[j]);
   }
 }
 

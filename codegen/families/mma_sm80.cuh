@@ -318,19 +318,21 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   __syncthreads();
   const unsigned shared = shared_address(smem);
   // Q is on its way while the item and its ranges are computed.
-  const char* q = static_cast<const char*>(launch.q) +
-                  2 * (work.b * launch.q_stride.batch + g.qo_base * launch.q_stride.token);
+  const i64 q_token = 2 * launch.q_stride.token, q_head = 2 * launch.q_stride.head;
+  const char* q = static_cast<const char*>(launch.q) + 2 * work.b * launch.q_stride.batch + g.qo_base * q_token;
   load_rows<Config, block_m, Config::head_dim>(shared + Layout::q, [&](int i, bool& valid) {
     const RowAt at = row_at[i];
     valid = i < work.nrows;
-    return q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head);
+    return q + (at.row * q_token + at.h * q_head);
   });
 
-  if (threadIdx.x == 0) {
+  // By different warps, so that they run at once; the ranges of all rows are the first one's.
+  if (threadIdx.x == Config::threads - 32)
+    *reinterpret_cast<typename Variant::Item*>(staged.item) = Variant::item(params, work);
+  if (threadIdx.x == Config::threads / 2) {
     source.b = work.b;
     source.slot = work.slot;
     source.nrows = work.nrows;
-    *reinterpret_cast<typename Variant::Item*>(staged.item) = Variant::item(params, work);
     source.qo_base = g.qo_base;
     source.k_stride = 2 * launch.k_stride.token;
     source.v_stride = 2 * launch.v_stride.token;
@@ -655,23 +657,40 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
       return;
     }
   }
-  constexpr int chunks = Config::head_dim_v / 8;  // 16 bytes of elements
-#pragma unroll 4
-  for (int i = lane; i < Outputs::warp_rows * chunks; i += 32) {
-    const int row = quotient<chunks>(i), d = (i - row * chunks) * 8;
-    const RowEnd& end = row_end(first_row + row);
-    const float4* from = reinterpret_cast<const float4*>(vectors + (first_row + row) * row_floats + d);
-    const float4 low = from[0], high = from[1];
-    const float scale = end.scale;
-    if (end.target == nullptr) continue;
-    if (split) {
-      float4* target = reinterpret_cast<float4*>(end.target) + d / 4;
-      target[0] = low;
-      target[1] = high;
-    } else {
-      *reinterpret_cast<uint4*>(end.target + 2 * d) =
-          uint4{pack(low.x * scale, low.y * scale, Element()), pack(low.z * scale, low.w * scale, Element()),
-                pack(high.x * scale, high.y * scale, Element()), pack(high.z * scale, high.w * scale, Element())};
+  constexpr int chunks = Config::head_dim_v / 8, count = Outputs::warp_rows * chunks;  // of 16 bytes of elements
+  constexpr int batch = 4;  // read together: the compiler cannot see that stores do not write what is read next
+#pragma unroll 1
+  for (int base = lane; base < count; base += 32 * batch) {
+    float4 part[batch][2];
+    float scale[batch];
+    char* target[batch];
+    bool swapped[batch];
+#pragma unroll
+    for (int j = 0; j < batch; ++j) {
+      const int i = base + 32 * j < count ? base + 32 * j : base;
+      const int row = quotient<chunks>(i), d = (i - row * chunks) * 8;
+      const RowEnd& end = row_end(first_row + row);
+      const float4* from = reinterpret_cast<const float4*>(vectors + (first_row + row) * row_floats + d);
+      // Every other four lanes read their second half first: eight lanes then meet different banks.
+      swapped[j] = d & 32;
+      part[j][0] = from[swapped[j] ? 1 : 0];
+      part[j][1] = from[swapped[j] ? 0 : 1];
+      scale[j] = end.scale;
+      target[j] = end.target == nullptr ? nullptr : end.target + (split ? 4 : 2) * d;
+    }
+#pragma unroll
+    for (int j = 0; j < batch; ++j) {
+      if (target[j] == nullptr || base + 32 * j >= count) continue;
+      const float4 low = swapped[j] ? part[j][1] : part[j][0], high = swapped[j] ? part[j][0] : part[j][1];
+      if (split) {
+        reinterpret_cast<float4*>(target[j])[0] = low;
+        reinterpret_cast<float4*>(target[j])[1] = high;
+      } else {
+        const float x = scale[j];
+        *reinterpret_cast<uint4*>(target[j]) =
+            uint4{pack(low.x * x, low.y * x, Element()), pack(low.z * x, low.w * x, Element()),
+                  pack(high.x * x, high.y * x, Element()), pack(high.z * x, high.w * x, Element())};
+      }
     }
   }
 }
