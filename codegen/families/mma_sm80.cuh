@@ -317,41 +317,44 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   for (int i = threadIdx.x; i < block_m; i += Config::threads) row_at[i] = unpack_row(work, i);
   __syncthreads();
   const unsigned shared = shared_address(smem);
-  // Q is on its way while the item and its ranges are computed.
   const i64 q_token = 2 * launch.q_stride.token, q_head = 2 * launch.q_stride.head;
   const char* q = static_cast<const char*>(launch.q) + 2 * work.b * launch.q_stride.batch + g.qo_base * q_token;
-  load_rows<Config, block_m, Config::head_dim>(shared + Layout::q, [&](int i, bool& valid) {
-    const RowAt at = row_at[i];
-    valid = i < work.nrows;
-    return q + (at.row * q_token + at.h * q_head);
-  });
-
-  // By different warps, so that they run at once; the ranges of all rows are the first one's.
-  if (threadIdx.x == Config::threads - 32)
-    *reinterpret_cast<typename Variant::Item*>(staged.item) = Variant::item(params, work);
-  if (threadIdx.x == Config::threads / 2) {
-    source.b = work.b;
-    source.slot = work.slot;
-    source.nrows = work.nrows;
-    source.qo_base = g.qo_base;
-    source.k_stride = 2 * launch.k_stride.token;
-    source.v_stride = 2 * launch.v_stride.token;
-    source.k = static_cast<const char*>(launch.k) + g.kv_base * source.k_stride +
-               2 * (work.b * launch.k_stride.batch + work.hk * launch.k_stride.head);
-    source.v = static_cast<const char*>(launch.v) + g.kv_base * source.v_stride +
-               2 * (work.b * launch.v_stride.batch + work.hk * launch.v_stride.head);
-  }
-  // One lane of each warp asks for the warp's rows, another of the first for all: one copy of the code, run at once.
-  if (const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5; lane == 0 || threadIdx.x == 1) {
-    constexpr int warp_rows = Scores::warp_rows;
-    const int left = work.nrows - warp * warp_rows;
-    const bool all = lane == 1;
-    const int first = work.row0 + (all ? 0 : warp * warp_rows), rows = all || left > warp_rows ? warp_rows : left;
-    const int last = all ? work.row0 + work.nrows - 1 : first + rows - 1;
-    Range* out = all ? ranges : staged.warp_ranges[warp];
-    int count = 0;
-    if (rows > 0) count = Variant::ranges(params, work, first / work.pack, last / work.pack + 1, out);
-    for (; count < facts.num_ranges; ++count) out[count] = Range{0, 0, 1};
+  // The first warp seeks the ranges while the others send for Q; then it sends for its share, and they settle the rest.
+  const bool seeks = threadIdx.x < 32;
+#pragma unroll 1
+  for (int turn = 0; turn < 2; ++turn) {
+    if (seeks == (turn == 1)) {
+      load_rows<Config, block_m, Config::head_dim>(shared + Layout::q, [&](int i, bool& valid) {
+        const RowAt at = row_at[i];
+        valid = i < work.nrows;
+        return q + (at.row * q_token + at.h * q_head);
+      });
+    } else if (seeks) {
+      // A lane for each warp's rows, another for all: one copy of the code, run at once.
+      const int lane = threadIdx.x;
+      if (lane > Config::warps) continue;
+      constexpr int warp_rows = Scores::warp_rows;
+      const bool all = lane == Config::warps;
+      const int first = all ? 0 : lane * warp_rows, left = work.nrows - first;
+      const int rows = all || left < warp_rows ? left : warp_rows, begin = work.row0 + first;
+      Range* out = all ? ranges : staged.warp_ranges[lane];
+      int count = 0;
+      if (rows > 0) count = Variant::ranges(params, work, begin / work.pack, (begin + rows - 1) / work.pack + 1, out);
+      for (; count < facts.num_ranges; ++count) out[count] = Range{0, 0, 1};
+    } else if (threadIdx.x == Config::threads - 32) {
+      *reinterpret_cast<typename Variant::Item*>(staged.item) = Variant::item(params, work);
+    } else if (threadIdx.x == Config::threads / 2 + 1) {
+      source.b = work.b;
+      source.slot = work.slot;
+      source.nrows = work.nrows;
+      source.qo_base = g.qo_base;
+      source.k_stride = 2 * launch.k_stride.token;
+      source.v_stride = 2 * launch.v_stride.token;
+      source.k = static_cast<const char*>(launch.k) + g.kv_base * source.k_stride +
+                 2 * (work.b * launch.k_stride.batch + work.hk * launch.k_stride.head);
+      source.v = static_cast<const char*>(launch.v) + g.kv_base * source.v_stride +
+                 2 * (work.b * launch.v_stride.batch + work.hk * launch.v_stride.head);
+    }
   }
   __syncthreads();
 
