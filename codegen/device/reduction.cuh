@@ -69,7 +69,9 @@ struct Softmax : SoftmaxRule<accuracy> {
   }
 
   // Replaces logits by weights in [0, 1] and gives the factor by which each row's accumulator shrinks. -inf weighs 0.
-  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&factor)[Fragment::rows]) {
+  // `scale`, positive and always the same, is what a logit is multiplied by first; m is the largest before that.
+  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&factor)[Fragment::rows],
+                                         float scale = 1.0f) {
     float reference[Fragment::rows];
 #pragma unroll
     for (int slot = 0; slot < Fragment::rows; ++slot) {
@@ -78,14 +80,15 @@ struct Softmax : SoftmaxRule<accuracy> {
       for (int n = 0; n < Fragment::row_values; ++n) top = ::fmaxf(top, s[Fragment::value(slot, n)]);
       top = Fragment::row_reduce(top, [](float a, float b) { return ::fmaxf(a, b); });
       reference[slot] = SoftmaxRule<accuracy>::reference(top);
-      factor[slot] = Fn<accuracy>::exp2(m[slot] - reference[slot]);
+      factor[slot] = Fn<accuracy>::exp2((m[slot] - reference[slot]) * scale);
       m[slot] = top;
+      reference[slot] *= scale;
       l[slot] *= factor[slot];
     }
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) {
       const int slot = Fragment::slot(i);
-      s[i] = Fn<accuracy>::exp2(s[i] - reference[slot]);
+      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, -reference[slot]));
       l[slot] += s[i];
     }
   }
@@ -123,10 +126,10 @@ struct BoundedSoftmax : SoftmaxRule<accuracy> {
     for (int slot = 0; slot < Fragment::rows; ++slot) l[slot] = 0.0f;
   }
 
-  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&)[Fragment::rows]) {
+  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&)[Fragment::rows], float scale = 1.0f) {
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) {
-      s[i] = Fn<accuracy>::exp2(s[i]);
+      s[i] = Fn<accuracy>::exp2(s[i] * scale);
       l[Fragment::slot(i)] += s[i];
     }
   }
@@ -147,7 +150,7 @@ struct Weighted : WeightRule<accuracy> {
     for (int slot = 0; slot < Fragment::rows; ++slot) total[slot] = 0.0f;
   }
 
-  __device__ __forceinline__ void update(const float (&s)[Fragment::values], float (&)[Fragment::rows]) {
+  __device__ __forceinline__ void update(const float (&s)[Fragment::values], float (&)[Fragment::rows], float = 1.0f) {
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) total[Fragment::slot(i)] += s[i];
   }

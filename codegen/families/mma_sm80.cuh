@@ -4,8 +4,9 @@
 // One CTA runs one work item: block_m packed query rows (a GQA group packed together) of one KV head, against that head's
 // KV columns or a split of them. Warp w owns rows [w, w + 1) * block_m / warps of the tile, so no row crosses a warp.
 #pragma once
+#include "device/fragment.cuh"
 #include "device/joint.cuh"
-#include "device/opaque.cuh"
+#include "device/pairs.cuh"
 #include "device/tiles.cuh"
 
 #ifdef ATTNCC_KERNELS
@@ -19,73 +20,8 @@
 namespace attncc {
 namespace mma_sm80 {
 
-// Which (row, column) of a block_m x Cols tile a thread's i-th accumulator value is. PTX ISA 9.7.14.5.8: in m16n8, lane l
-// holds columns 2 (l % 4) and + 1 of rows l / 4 and l / 4 + 8. A slot is one of a thread's rows.
 template <class Config, int Cols = Config::block_n>
-struct Fragment {
-  static constexpr int warp_rows = Config::block_m / Config::warps;
-  static constexpr int m_tiles = warp_rows / 16, n_tiles = Cols / 8;
-  static constexpr int values = m_tiles * n_tiles * 4, rows = m_tiles * 2;
-  static_assert(m_tiles * 16 * Config::warps == Config::block_m && n_tiles * 8 == Cols, "whole mma tiles");
-
-  int warp, lane;
-
-  __device__ __forceinline__ explicit Fragment(int thread) : warp(thread >> 5), lane(thread & 31) {}
-
-  // The first of the four values of mma tile (mt, nt).
-  __device__ __forceinline__ static constexpr int index(int mt, int nt) { return (mt * n_tiles + nt) * 4; }
-  __device__ __forceinline__ static constexpr int slot(int i) { return i / (4 * n_tiles) * 2 + ((i >> 1) & 1); }
-  // The n-th of a slot's values, of row_values.
-  static constexpr int row_values = n_tiles * 2;
-  __device__ __forceinline__ static constexpr int value(int slot, int n) {
-    return (slot >> 1) * n_tiles * 4 + (n >> 1) * 4 + (slot & 1) * 2 + (n & 1);
-  }
-  __device__ __forceinline__ int row(int slot) const {
-    return warp * warp_rows + (slot >> 1) * 16 + (slot & 1) * 8 + (lane >> 2);
-  }
-  // Column col(i) is first_col() + step(i).
-  __device__ __forceinline__ static constexpr int step(int i) { return i / 4 % n_tiles * 8 + (i & 1); }
-  __device__ __forceinline__ int first_col() const { return (lane & 3) * 2; }
-  __device__ __forceinline__ int col(int i) const { return first_col() + step(i); }
-
-#ifdef ATTNCC_KERNELS
-  // Combines x over the four lanes that share a row; every one of them gets the result.
-  template <class Op>
-  __device__ __forceinline__ static float row_reduce(float x, Op op) {
-    x = op(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return op(x, __shfl_xor_sync(0xffffffffu, x, 2));
-  }
-#endif
-};
-
-// Where a tile's packed row lies: query row `row` of head `h`. Past the item's rows it is the last one again.
-struct RowAt {
-  int row, h;
-};
-
-__device__ __forceinline__ RowAt unpack_row(const Work& work, int i) {
-  const int packed = work.row0 + (i < work.nrows ? i : work.nrows - 1);
-  const int row = packed / work.pack;
-  return {row, work.h0 + packed - row * work.pack};
-}
-
-// A tile's values of row - col: `deltas` of them for each head of the table, the head of packed row i being i % heads.
-// They are staged like keys. A table for each head is kept for groups of kDiagonalHeads at most; of a larger group, a
-// tile packs one head.
-constexpr int kDiagonalHeads = 8;
-
-template <class Config, class Variant, bool Has = Variant::facts.has_diagonal>
-struct Diagonals {
-  struct Value {};
-  static constexpr int capacity = 1;
-};
-template <class Config, class Variant>
-struct Diagonals<Config, Variant, true> {
-  using Value = typename Variant::Diagonal;
-  // At most (block_m - 1) / pack + 2 rows, and block_n - 1 more deltas, for each of pack heads.
-  static constexpr int heads = Variant::facts.diagonal_per_head ? kDiagonalHeads : 1;
-  static constexpr int capacity = Config::block_m + heads * (Config::block_n + 1);
-};
+using Fragment = MmaFragment<Config::block_m, Config::warps, Cols>;
 
 // Dynamic shared memory, in bytes from its start; codegen/families/mma_sm80.py computes the same.
 template <class Config>
@@ -127,103 +63,6 @@ struct alignas(128) Staged : TilesOf<Variant::facts.has_screen>::Bitmap {
     int b, slot, qo_base, nrows;
   } source;
 };
-
-// What a key reads from captured tensors, where a Variant separates that from the key.
-template <class Variant, bool Reads = Variant::facts.key_reads>
-struct KeyReadOf {
-  struct Type {};
-};
-template <class Variant>
-struct KeyReadOf<Variant, true> {
-  using Type = typename Variant::KeyRead;
-};
-
-// What hooks of pairs read; all of it lies in shared memory, so that no register holds it while tiles are multiplied.
-template <class Variant, class Diagonal>
-struct TileView {
-  const typename Variant::Item& item;
-  const typename Variant::Tile& tile;
-  const typename Variant::Key* keys;   // of the tile's columns
-  const Diagonal* diagonals;           // of head h0, row_lo and the tile's last column first
-  const typename Variant::Row* rows;   // of the tile's packed rows
-  const RowAt* row_at;
-  int row_lo, head_deltas, h0;  // head_deltas: entries of `diagonals` a head, 0 when heads share them
-  int col0, col_end;
-};
-
-// A pair's weight or logit; `at` is its key, its diagonal where there are any, row and column.
-template <class Variant, class... At>
-__device__ __forceinline__ float pair_value(float score, const typename Variant::Item& item,
-                                            const typename Variant::Row& row, const typename Variant::Tile& tile,
-                                            const At&... at) {
-  if constexpr (Variant::facts.has_weight)
-    return Variant::weight(score, item, row, tile, at...);
-  else
-    return Variant::logits(score, item, row, tile, at...);
-}
-
-// Turns a tile's raw scores into logits, or into weights; in a partial tile, pairs that are masked or past col_end into
-// -inf, or 0. The values are made once, then masked in place: two copies of their code would cost registers where the
-// copies meet, and compile time.
-template <class Variant, class Fragment, class Diagonal>
-__device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragment& fragment, bool partial,
-                                      const TileView<Variant, Diagonal>& view) {
-  constexpr Facts facts = Variant::facts;
-  constexpr int cols = Fragment::n_tiles * 8;
-  const typename Variant::Item item = view.item;
-  typename Variant::Row rows[Fragment::rows];
-  int row_index[Fragment::rows], diagonal_row[Fragment::rows];
-#pragma unroll
-  for (int slot = 0; slot < Fragment::rows; ++slot) {
-    const int i = fragment.row(slot);
-    const RowAt at = view.row_at[i];
-    rows[slot] = view.rows[i];
-    row_index[slot] = at.row;
-    diagonal_row[slot] = at.row - view.row_lo + cols - 1 + (at.h - view.h0) * view.head_deltas;
-  }
-  const auto key = [&](int i) { return facts.has_key ? view.keys[fragment.col(i)] : typename Variant::Key(); };
-  const auto diagonal = [&](int i) {
-    return facts.has_diagonal ? view.diagonals[diagonal_row[Fragment::slot(i)] - fragment.col(i)] : Diagonal();
-  };
-  const int base = view.col0 + fragment.first_col();  // of all columns of the thread
-#pragma unroll
-  for (int i = 0; i < Fragment::values; ++i) {
-    const auto& row = rows[Fragment::slot(i)];
-    const int r = row_index[Fragment::slot(i)];
-    const Column col(base, Fragment::step(i));
-    if constexpr (facts.has_diagonal)
-      s[i] = pair_value<Variant>(s[i], item, row, view.tile, key(i), diagonal(i), r, col);
-    else
-      s[i] = pair_value<Variant>(s[i], item, row, view.tile, key(i), r, col);
-  }
-  // Each loop runs at most once: see opaque_zero. Few partial tiles hold the end of the columns, so it is apart, unless
-  // there are diagonals, which leave no registers for it.
-  const float masked = facts.has_weight ? 0.0f : -infinity();
-  if constexpr (facts.has_mask) {
-#pragma unroll 1
-    for (int left = partial; left; left = opaque_zero()) {
-#pragma unroll
-      for (int i = 0; i < Fragment::values; ++i) {
-        const auto& row = rows[Fragment::slot(i)];
-        const int r = row_index[Fragment::slot(i)];
-        const Column col(base, Fragment::step(i));
-        bool keep;
-        if constexpr (facts.has_diagonal)
-          keep = (Fragment::step(i) < view.col_end - base) & Variant::mask(item, row, key(i), diagonal(i), r, col);
-        else
-          keep = Variant::mask(item, row, key(i), r, col);
-        s[i] = keep ? s[i] : masked;
-      }
-    }
-  }
-  if constexpr (!facts.has_mask || !facts.has_diagonal) {
-#pragma unroll 1
-    for (int left = partial & (view.col0 + cols > view.col_end); left; left = opaque_zero()) {
-#pragma unroll
-      for (int i = 0; i < Fragment::values; ++i) s[i] = Fragment::step(i) < view.col_end - base ? s[i] : masked;
-    }
-  }
-}
 
 #ifdef ATTNCC_KERNELS
 

@@ -28,7 +28,7 @@ struct uint4 {
 
 namespace emulator {
 
-constexpr int kMaxThreads = 256, kStack = 256 * 1024;
+constexpr int kMaxThreads = 512, kStack = 256 * 1024;
 constexpr unsigned kBase = 1024;  // where dynamic shared memory begins in the shared address space
 
 struct Copy {
@@ -63,6 +63,7 @@ inline long conflicts;
 alignas(128) inline char memory[232 * 1024];
 inline std::size_t memory_bytes;
 inline std::function<void()> body;
+inline std::function<void()> begin, between;  // of a CTA; after every thread has had its turn
 
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "emulator: %s (thread %d)\n", what, current);
@@ -112,6 +113,7 @@ inline long run(int count, std::size_t shared_bytes, std::function<void()> work)
   conflicts = 0;
   std::memset(memory, 0xff, sizeof memory);
   cta_barrier = Barrier();
+  if (begin) begin();
   for (auto& barrier : warp_barriers) barrier = Barrier();
   for (int i = 0; i < count; ++i) {
     fibers[i] = Fiber();
@@ -129,6 +131,7 @@ inline long run(int count, std::size_t shared_bytes, std::function<void()> work)
       swapcontext(&scheduler, &fibers[current].context);
       left += !fibers[current].done;
     }
+    if (between) between();
   }
   for (int i = 0; i < count; ++i)
     if (!fibers[i].open.empty()) fail("copies left uncommitted");
@@ -173,6 +176,10 @@ inline emulator::Three blockIdx, gridDim;
 
 inline void __syncthreads() { emulator::wait(emulator::cta_barrier, emulator::threads); }
 inline void __syncwarp() { emulator::collect({}); }
+inline unsigned __shfl_xor_sync(unsigned, unsigned x, int mask) {
+  return emulator::collect({x})[(emulator::current % 32) ^ mask][0];
+}
+inline int __shfl_sync(unsigned, int x, int lane) { return int(emulator::collect({unsigned(x)})[lane][0]); }
 inline float __shfl_xor_sync(unsigned, float x, int mask) {
   unsigned bits;
   std::memcpy(&bits, &x, 4);

@@ -4,7 +4,7 @@ Each is the C++ of ``Params`` and ``Variant``. Parameters follow ``launch`` in t
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from attncc.codegen.families import mma_sm80
 from attncc.codegen.launch_block import scalar_fields, tensor_fields, token_tensor_fields
@@ -407,19 +407,19 @@ def words(name: str) -> list[tuple[str, str]]:
     return found
 
 
-def definitions(name: str, config: mma_sm80.Config) -> str:
-    """Everything but the entry point: compiles as CUDA and as plain C++."""
+def definitions(name: str, config: Any, family: Any = mma_sm80) -> str:
+    """Everything but the entry point. With mma_sm80 it compiles as CUDA and as plain C++."""
     fields = "".join(f"  {ctype} {field};\n" for field, ctype in FIELDS[name])
     return (
         '#include "device/joint.cuh"\n#include "device/math.cuh"\n'
-        f'#include "{mma_sm80.HEADER}"\n\n'
-        f"{mma_sm80.render_config(config)}\n"
+        f'#include "{family.HEADER}"\n\n'
+        f"{family.render_config(config)}\n"
         "using fast = attncc::Fn<Config::accuracy>;\n"
         "using exact = attncc::Fn<attncc::Accuracy::exact>;\n\n"
         f"struct Params {{\n  attncc::Launch launch;\n{fields}}};\n\n{_VARIANTS[name]}\n"
     )
 
 
-def source(name: str, config: mma_sm80.Config) -> str:
-    """The whole translation unit for NVRTC."""
-    return definitions(name, config) + mma_sm80.render_wrapper()
+def source(name: str, config: Any, family: Any = mma_sm80) -> str:
+    """The whole translation unit for NVRTC; ``config`` is the family's."""
+    return definitions(name, config, family) + family.render_wrapper()

@@ -1,0 +1,141 @@
+// The hooks of pairs over a tile of scores: where its packed rows lie, the values of row - col staged beside it, and the
+// walk over a fragment that turns scores into logits or weights and masks them. It may not know a kernel's loop.
+#pragma once
+#include "device/joint.cuh"
+#include "device/opaque.cuh"
+
+namespace attncc {
+
+// Where a tile's packed row lies: query row `row` of head `h`. Past the item's rows it is the last one again.
+struct RowAt {
+  int row, h;
+};
+
+__device__ __forceinline__ RowAt unpack_row(const Work& work, int i) {
+  const int packed = work.row0 + (i < work.nrows ? i : work.nrows - 1);
+  const int row = packed / work.pack;
+  return {row, work.h0 + packed - row * work.pack};
+}
+
+// A tile's values of row - col: `deltas` of them for each head of the table, the head of packed row i being i % heads.
+// They are staged like keys. A table for each head is kept for groups of kDiagonalHeads at most; of a larger group, a
+// tile packs one head.
+constexpr int kDiagonalHeads = 8;
+
+template <class Config, class Variant, bool Has = Variant::facts.has_diagonal>
+struct Diagonals {
+  struct Value {};
+  static constexpr int capacity = 1;
+};
+template <class Config, class Variant>
+struct Diagonals<Config, Variant, true> {
+  using Value = typename Variant::Diagonal;
+  // At most (block_m - 1) / pack + 2 rows, and block_n - 1 more deltas, for each of pack heads.
+  static constexpr int heads = Variant::facts.diagonal_per_head ? kDiagonalHeads : 1;
+  static constexpr int capacity = Config::block_m + heads * (Config::block_n + 1);
+};
+
+// What a key reads from captured tensors, where a Variant separates that from the key.
+template <class Variant, bool Reads = Variant::facts.key_reads>
+struct KeyReadOf {
+  struct Type {};
+};
+template <class Variant>
+struct KeyReadOf<Variant, true> {
+  using Type = typename Variant::KeyRead;
+};
+
+// What hooks of pairs read; all of it lies in shared memory, so that no register holds it while tiles are multiplied.
+template <class Variant, class Diagonal>
+struct TileView {
+  const typename Variant::Item& item;
+  const typename Variant::Tile& tile;
+  const typename Variant::Key* keys;   // of the tile's columns
+  const Diagonal* diagonals;           // of head h0, row_lo and the tile's last column first
+  const typename Variant::Row* rows;   // of the tile's packed rows
+  const RowAt* row_at;
+  int row_lo, head_deltas, h0;  // head_deltas: entries of `diagonals` a head, 0 when heads share them
+  int col0, col_end;
+  const volatile int* zero = nullptr;  // a 0 that no compiler knows: a mask reads staged values anew; null: as it likes
+};
+
+// A pair's weight or logit; `at` is its key, its diagonal where there are any, row and column.
+template <class Variant, class... At>
+__device__ __forceinline__ float pair_value(float score, const typename Variant::Item& item,
+                                            const typename Variant::Row& row, const typename Variant::Tile& tile,
+                                            const At&... at) {
+  if constexpr (Variant::facts.has_weight)
+    return Variant::weight(score, item, row, tile, at...);
+  else
+    return Variant::logits(score, item, row, tile, at...);
+}
+
+// Turns a tile's raw scores into logits, or into weights; in a partial tile, pairs that are masked or past col_end into
+// -inf, or 0. The values are made once, then masked in place: two copies of their code would cost registers where the
+// copies meet, and compile time. Raw: scores stay as they are, for a reduction that scales them itself.
+template <bool Raw = false, class Variant, class Fragment, class Diagonal>
+__device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragment& fragment, bool partial,
+                                      const TileView<Variant, Diagonal>& view) {
+  constexpr Facts facts = Variant::facts;
+  constexpr int cols = Fragment::n_tiles * 8;
+  const typename Variant::Item item = view.item;
+  typename Variant::Row rows[Fragment::rows];
+  int row_index[Fragment::rows], diagonal_row[Fragment::rows];
+#pragma unroll
+  for (int slot = 0; slot < Fragment::rows; ++slot) {
+    const int i = fragment.row(slot);
+    const RowAt at = view.row_at[i];
+    rows[slot] = view.rows[i];
+    row_index[slot] = at.row;
+    diagonal_row[slot] = at.row - view.row_lo + cols - 1 + (at.h - view.h0) * view.head_deltas;
+  }
+  int again = 0;
+  const auto key = [&](int i) { return facts.has_key ? view.keys[fragment.col(i) + again] : typename Variant::Key(); };
+  const auto diagonal = [&](int i) {
+    return facts.has_diagonal ? view.diagonals[diagonal_row[Fragment::slot(i)] - fragment.col(i) + again] : Diagonal();
+  };
+  const int base = view.col0 + fragment.first_col();  // of all columns of the thread
+  if constexpr (!Raw) {
+#pragma unroll
+    for (int i = 0; i < Fragment::values; ++i) {
+      const auto& row = rows[Fragment::slot(i)];
+      const int r = row_index[Fragment::slot(i)];
+      const Column col(base, Fragment::step(i));
+      if constexpr (facts.has_diagonal)
+        s[i] = pair_value<Variant>(s[i], item, row, view.tile, key(i), diagonal(i), r, col);
+      else
+        s[i] = pair_value<Variant>(s[i], item, row, view.tile, key(i), r, col);
+    }
+  }
+  // Each loop runs at most once: see opaque_zero. Few partial tiles hold the end of the columns, so it is apart, unless
+  // there are diagonals, which leave no registers for it.
+  const float masked = facts.has_weight ? 0.0f : -infinity();
+  if constexpr (facts.has_mask) {
+#pragma unroll 1
+    for (int left = partial; left; left = opaque_zero()) {
+      // Kept from the first time, staged values would take a register for each pair.
+      if (!Raw && (facts.has_key || facts.has_diagonal) && view.zero != nullptr) again = *view.zero;
+#pragma unroll
+      for (int i = 0; i < Fragment::values; ++i) {
+        const auto& row = rows[Fragment::slot(i)];
+        const int r = row_index[Fragment::slot(i)];
+        const Column col(base, Fragment::step(i));
+        bool keep;
+        if constexpr (facts.has_diagonal)
+          keep = (Fragment::step(i) < view.col_end - base) & Variant::mask(item, row, key(i), diagonal(i), r, col);
+        else
+          keep = Variant::mask(item, row, key(i), r, col);
+        s[i] = keep ? s[i] : masked;
+      }
+    }
+  }
+  if constexpr (!facts.has_mask || !facts.has_diagonal) {
+#pragma unroll 1
+    for (int left = partial & (view.col0 + cols > view.col_end); left; left = opaque_zero()) {
+#pragma unroll
+      for (int i = 0; i < Fragment::values; ++i) s[i] = Fragment::step(i) < view.col_end - base ? s[i] : masked;
+    }
+  }
+}
+
+}  // namespace attncc

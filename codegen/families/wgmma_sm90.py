@@ -1,0 +1,181 @@
+"""The Hopper family: TMA, wgmma and specialised warps, sm_90a. Owns its Config, limits, tile choice and wrapper text.
+
+The kernel is ``wgmma_sm90.cuh`` beside this file. Knows nothing of the IR: what a variant uses arrives as ``Features``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from attncc.codegen.families import merge, wgmma_products
+from attncc.codegen.families.mma_sm80 import Accuracy, Dtype, Features
+
+ENTRIES: Final = {"main": "attncc_main", **merge.ENTRIES}
+HEADER: Final = "families/wgmma_sm90.cuh"
+
+# The hooks that a variant may write and this family runs. LSE and sm_scale belong to every softmax. Vectors are
+# transformed in shared memory by mma_sm80; here the copy engine owns it.
+SERVES: Final = frozenset({"logits", "mask", "sink", "weight", "normalize"})
+ARCH: Final = "sm_90a"
+DTYPES: Final = ("f16", "bf16")
+# (head_dim, head_dim_v)
+SHAPES: Final = ((64, 64), (128, 128))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that makes one kernel differ from another of this family, apart from the variant.
+
+    ``consumers`` warpgroups of 64 packed query rows each, against tiles of ``block_n`` KV columns; ``stages`` tiles
+    of K and as many of V are in shared memory. ``checked`` stops a kernel that waits for what never comes.
+    """
+
+    dtype: Dtype
+    head_dim: int
+    head_dim_v: int
+    consumers: int
+    block_n: int
+    stages: int
+    accuracy: Accuracy
+    checked: bool = False
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What NVRTC is called with besides nvrtc.FLAGS."""
+        return ()
+
+    @property
+    def block_m(self) -> int:
+        return 64 * self.consumers
+
+    @property
+    def threads(self) -> int:
+        """One warpgroup loads, the others multiply."""
+        return 128 * (1 + self.consumers)
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Of a thread that loads and of one that multiplies: together the 64 Ki of an SM."""
+        return {1: (56, 256 - 8), 2: (56, 224), 3: (56, 152)}[self.consumers]
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory of a CTA; ``SharedLayout`` in the header computes the same."""
+        qk, v = 128 * -(-self.head_dim // 64), 128 * -(-self.head_dim_v // 64)
+        return self.block_m * qk + self.stages * self.block_n * (qk + v)
+
+    @property
+    def products(self) -> int:
+        """HGMMA instructions in the SASS: an item's first Q K^T and the loop's, the loop's P V and the last."""
+        return 2 * (self.head_dim // 16 + self.block_n // 16)
+
+    def launch_rule(self) -> dict[str, object]:
+        """How to launch ``attncc_main``: grid expressions over the Launch block's fields, threads, dynamic bytes.
+
+        ``maps``: the TMA descriptors behind the parameters, in order, each for boxes of (channels, tokens).
+        """
+        return {
+            "grid": [f"ceil_div(max_qo_len * group, {self.block_m})", "num_kv_heads", "batch"],
+            "block": self.threads,
+            "smem": self.smem_bytes,
+            "maps": [{"operand": "k", "box": [64, self.block_n]}, {"operand": "v", "box": [64, self.block_n]}],
+        }
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A row of the tile table."""
+
+    consumers: int
+    block_n: int
+    stages: int
+
+
+_TILES: Final[Mapping[tuple[int, int], Tile]] = {
+    (64, 64): Tile(2, 128, 2),
+    (128, 128): Tile(2, 128, 2),
+}
+
+
+def refuse(features: Features) -> list[str]:
+    """The hooks of a variant that this family does not run, sorted; empty when it runs them all."""
+    return sorted(features.hooks - SERVES)
+
+
+def refuse_shape(dtype: str, head_dim: int, head_dim_v: int, arch: str) -> list[str]:
+    """Why this family cannot be configured so, one sentence each; empty when it can."""
+    reasons = []
+    if dtype not in DTYPES:
+        reasons.append(f"dtype {dtype}: only {' and '.join(DTYPES)}")
+    if (head_dim, head_dim_v) not in SHAPES:
+        served = ", ".join(f"{qk}/{v}" for qk, v in SHAPES)
+        reasons.append(f"head dims {head_dim}/{head_dim_v}: only {served}")
+    if arch != ARCH:
+        reasons.append(f"target {arch}: only {ARCH}")
+    return reasons
+
+
+def choose(
+    dtype: Dtype,
+    head_dim: int,
+    head_dim_v: int,
+    arch: str,
+    *,
+    precise: bool = False,
+    hooks: frozenset[str] = frozenset(),
+) -> Config:
+    """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks.
+
+    bf16 rounds a logit by more than tanh.approx does; f16 does not, so it gets the closer forms.
+    Raises ValueError when ``refuse_shape`` has reasons.
+    """
+    reasons = refuse_shape(dtype, head_dim, head_dim_v, arch)
+    if reasons:
+        raise ValueError("; ".join(reasons))
+    tile = _TILES[head_dim, head_dim_v]
+    accuracy: Accuracy = "exact" if precise else ("fast" if dtype == "bf16" else "close")
+    return Config(dtype, head_dim, head_dim_v, tile.consumers, tile.block_n, tile.stages, accuracy)
+
+
+def render_config(config: Config) -> str:
+    """``struct Config`` of the generated text, and the products it takes."""
+    loader, multiplier = config.registers
+    constants = {
+        "head_dim": config.head_dim,
+        "head_dim_v": config.head_dim_v,
+        "consumers": config.consumers,
+        "block_m": config.block_m,
+        "block_n": config.block_n,
+        "threads": config.threads,
+        "stages": config.stages,
+        "loader_registers": loader,
+        "consumer_registers": multiplier,
+    }
+    lines = [f"  static constexpr int {name} = {value};" for name, value in constants.items()]
+    return "\n".join(
+        [
+            "struct Config {",
+            f"  using Element = attncc::{config.dtype};",
+            *lines,
+            f"  static constexpr bool checked = {str(config.checked).lower()};",
+            f"  static constexpr attncc::Accuracy accuracy = attncc::Accuracy::{config.accuracy};",
+            "};",
+            "",
+            wgmma_products.render((config.block_n, config.head_dim_v), config.dtype),
+        ]
+    )
+
+
+def render_wrapper() -> str:
+    """The entry point of the generated text; ``Params`` and ``Variant`` are defined above it."""
+    return (
+        "// The parameter block: Params, then the TMA descriptors of K and V at the next multiple of 64 bytes.\n"
+        "struct Block {\n  Params params;\n  attncc::TensorMap k, v;\n};\n\n"
+        'extern "C" __global__ void __launch_bounds__(Config::threads, 1)\n'
+        f"{ENTRIES['main']}(const Block* __restrict__ block) {{\n"
+        "  extern __shared__ __align__(1024) char smem[];\n"
+        "  attncc::wgmma_sm90::run_block<Config, Variant>(block->params, &block->k, &block->v, smem);\n"
+        "}\n\n" + merge.render_wrapper()
+    )

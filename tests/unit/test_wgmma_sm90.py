@@ -1,0 +1,80 @@
+"""What the Hopper family compiles to, without a GPU: no spills, no serialised products, counts as predicted."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+
+from attncc.codegen.families import mma_sm80, wgmma_sm90
+from attncc.codegen.nvrtc import Compiled, compile_cuda
+from attncc.codegen.sass import disassemble, histogram
+from tests.unit import mma_sm80_variants as variants
+
+ENTRY = wgmma_sm90.ENTRIES["main"]
+NAMES = tuple(name for name in variants.NAMES if name not in ("rope", "normed"))
+
+
+@functools.cache
+def compiled(name: str, config: wgmma_sm90.Config) -> Compiled:
+    return compile_cuda(variants.source(name, config, wgmma_sm90), arch="sm_90a")
+
+
+def check_budget(name: str, config: wgmma_sm90.Config) -> None:
+    made = compiled(name, config)
+    used = made.resources[ENTRY]
+    print(f"{name} {config.dtype} D{config.head_dim}: {used.registers} registers, {made.seconds:.2f} s")
+    assert made.warnings == ()  # ptxas says C75xx where it serialises wgmma
+    assert (used.spill_stores, used.spill_loads, used.stack) == (0, 0, 0)
+    assert used.static_smem % 1024 == 0, "dynamic shared memory begins where it ends, and tiles want that alignment"
+    assert config.smem_bytes + used.static_smem <= mma_sm80.SHARED_BYTES["sm_90a"]
+    loader, multiplier = config.registers
+    assert 128 * (loader + config.consumers * multiplier) <= 65536
+    assert used.registers * config.threads <= 65536
+    counts = histogram(disassemble(made.cubin), ENTRY)
+    assert counts["LDL"] == counts["STL"] == 0
+    assert counts["HMMA"] == 0
+    assert counts["HGMMA"] == config.products
+
+
+def test_every_row_of_the_tile_table() -> None:
+    for head_dim, head_dim_v in wgmma_sm90.SHAPES:
+        for name in ("dense", "documents"):
+            check_budget(name, wgmma_sm90.choose("bf16", head_dim, head_dim_v, "sm_90a"))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("dense", "documents")])
+def test_every_hook_at_head_dim_128(name: str) -> None:
+    check_budget(name, wgmma_sm90.choose("f16", 128, 128, "sm_90a"))
+
+
+def test_precise_and_checked() -> None:
+    config = wgmma_sm90.choose("f16", 128, 128, "sm_90a", precise=True)
+    check_budget("gemma2", dataclasses.replace(config, checked=True))
+
+
+def test_refuses_by_name() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Features:
+        hooks: frozenset[str]
+
+    assert wgmma_sm90.refuse(Features(frozenset({"logits", "mask", "sink"}))) == []
+    assert wgmma_sm90.refuse(Features(frozenset({"mask", "query", "branch"}))) == ["branch", "query"]
+    assert wgmma_sm90.refuse_shape("bf16", 128, 128, "sm_90a") == []
+    assert len(wgmma_sm90.refuse_shape("f32", 72, 16, "sm_90")) == 3
+    with pytest.raises(ValueError, match="head dims 72"):
+        wgmma_sm90.choose("bf16", 72, 72, "sm_90a")
+
+
+def test_a_product_of_every_width() -> None:
+    """Each register of the accumulator once, in order, for every operand kind."""
+    from attncc.codegen.families import wgmma_products
+
+    for n in range(8, 257, 8):
+        text = wgmma_products.render([n], "bf16")
+        assert text.count(f"m64n{n}k16") == 2
+        for i in range(n // 2):
+            assert text.count(f'"+f"(c[{i}])') == 2
+    with pytest.raises(ValueError, match="12 columns"):
+        wgmma_products.render([12], "bf16")

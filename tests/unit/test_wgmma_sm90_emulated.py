@@ -1,0 +1,126 @@
+"""The kernel of wgmma_sm90, run thread by thread on the CPU by an emulated CTA, against float64.
+
+No GPU: TMA, wgmma, mbarriers and named barriers are emulated as the PTX ISA describes them, everything asynchronous as
+late as it may happen, then as early. Cases and checks are those of mma_sm80.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attncc.codegen.families import wgmma_sm90
+from attncc.codegen.launch_block import LAUNCH_FIELDS
+from tests.unit import mma_sm80_variants as variants
+from tests.unit.emulated import FORMATS, ROOT
+from tests.unit.test_mma_sm80_emulated import CASES, Case, check
+
+NAMES = tuple(name for name in variants.NAMES if name not in ("rope", "normed"))
+# A narrow tile, so that short requests have several.
+SMALL = dataclasses.replace(wgmma_sm90.choose("f16", 64, 64, "sm_90a"), block_n=32)
+
+ENTRY = """
+#define EXPORT extern "C" __attribute__((visibility("default")))
+EXPORT void emulate(const Params* params, const attncc::TensorMap* maps, int x, int y, int z, int early) {
+  gridDim = {unsigned(x), unsigned(y), unsigned(z)};
+  for (unsigned i = 0; i < gridDim.x * gridDim.y * gridDim.z; ++i) {
+    blockIdx = {i % gridDim.x, i / gridDim.x % gridDim.y, i / gridDim.x / gridDim.y};
+    emulator::early = early;
+    emulator::reset_sm90();
+    emulator::run(Config::threads, attncc::wgmma_sm90::SharedLayout<Config>::bytes, [&] {
+      attncc::wgmma_sm90::run_block<Config, Variant>(*params, maps, maps + 1, emulator::memory);
+    });
+  }
+}
+EXPORT void merge(const Params* params, int blocks, int batch) {
+  for (unsigned z = 0; z < unsigned(batch); ++z)
+    for (unsigned x = 0; x < unsigned(blocks); ++x) {
+      blockIdx = {x, 0, z};
+      emulator::run(32 * attncc::merge::kWarps, 0, [&] { attncc::merge::run_block<Config, Variant>(*params); });
+    }
+}
+EXPORT int shared_bytes() { return attncc::wgmma_sm90::SharedLayout<Config>::bytes; }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Emulated:
+    """A built kernel as ``emulated.Batch.run`` calls it; what the host would encode is read off the parameter block."""
+
+    library: ctypes.CDLL
+    config: wgmma_sm90.Config
+    early: bool = False
+    blocks: int | None = None
+
+    def emulate(self, params: ctypes.c_void_p, tiles: int, kv_heads: int, batch: int) -> int:
+        block = (ctypes.c_char * (LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size)).from_address(params.value or 0)
+        launch = {
+            field.name: struct.unpack_from(FORMATS[field.ctype], block, field.offset)[0] for field in LAUNCH_FIELDS
+        }
+        maps = b""
+        for name, dim in (("k", self.config.head_dim), ("v", self.config.head_dim_v)):
+            tokens, requests = launch["max_kv_len"], batch
+            if launch["kv_indptr"]:
+                tokens = (ctypes.c_int32 * (batch + 1)).from_address(launch["kv_indptr"])[batch]
+                requests = 1
+            strides = [2 * launch[f"{name}_stride.{axis}"] for axis in ("token", "head", "batch")]
+            words = [launch[name], dim, tokens, kv_heads, requests, *strides, 64, self.config.block_n]
+            maps += struct.pack("<10Q", *words) + bytes(48)
+        grid = (tiles, kv_heads, batch) if self.blocks is None else (self.blocks, 1, 1)
+        self.library.emulate(params, maps, *grid, int(self.early))
+        return 0
+
+    def merge(self, params: ctypes.c_void_p, blocks: int, batch: int) -> None:
+        self.library.merge(params, blocks, batch)
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("emulated")
+
+    @functools.cache
+    def compile_(name: str, config: wgmma_sm90.Config) -> ctypes.CDLL:
+        stem = f"{name}_{abs(hash(config)):x}"
+        source, library = folder / f"{stem}.cc", folder / f"{stem}.so"
+        source.write_text(variants.definitions(name, config, wgmma_sm90) + ENTRY)
+        flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+        flags += ["-fvisibility=hidden", "-fno-gnu-unique"]
+        include = [f"-I{ROOT / 'codegen'}", f"-I{ROOT / 'tests' / 'unit'}", '-DATTNCC_EMULATOR="cta_emulator_sm90.h"']
+        subprocess.run(["g++", *flags, *include, str(source), "-o", str(library)], check=True)
+        return ctypes.CDLL(str(library))
+
+    return compile_
+
+
+def run(build: Any, name: str, config: wgmma_sm90.Config, case: Case, **how: Any) -> None:
+    emulated: Any = Emulated(build(name, config), config, **how)
+    check(emulated, name, config, case)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("early", [False, True])
+def test_agrees_with_float64(build: Any, name: str, early: bool) -> None:
+    for case in CASES:
+        run(build, name, SMALL, case, early=early)
+    run(build, name, SMALL, CASES[2], early=early, blocks=2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"stages": 3}, {"consumers": 1}, {"dtype": "bf16", "head_dim": 128, "head_dim_v": 128}]
+)
+def test_other_configurations(build: Any, change: dict[str, Any]) -> None:
+    config = dataclasses.replace(SMALL, **change)
+    run(build, "causal", config, CASES[1])
+    run(build, "documents", config, CASES[2], blocks=1)
+
+
+def test_shared_memory_is_what_the_header_says(build: Any) -> None:
+    for config in (SMALL, wgmma_sm90.choose("bf16", 128, 128, "sm_90a")):
+        assert build("causal", config).shared_bytes() == config.smem_bytes
