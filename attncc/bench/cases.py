@@ -55,6 +55,11 @@ def documents(at: At, *, doc: I32[Tensor, "batch, kv_len"]) -> Any:
 
 
 @variant
+def document_blocks(at: At, *, doc: I32[Tensor, "batch, kv_len"]) -> Any:
+    return hooks(mask=doc[at.b, at.own] == doc[at.b, at.col])
+
+
+@variant
 def window(at: At, *, w: int = WINDOW) -> Any:
     return hooks(mask=(at.q >= at.k) & (at.q - at.k < w))
 
@@ -138,12 +143,22 @@ def _softcap(case: Case, device: str) -> Made:
     return Made(softcap(cap=CAP), lambda s, b, h, q, k: CAP * torch.tanh(s / CAP), _causal_mod)
 
 
-def _documents(case: Case, device: str) -> Made:
+def _ids(case: Case, device: str) -> Any:
+    """Documents of equal length, i32[batch, length]."""
     import torch
 
     ends = torch.arange(case.length, device=device) * DOCUMENTS // case.length
-    doc = ends.int().expand(case.batch, -1).contiguous()
+    return ends.int().expand(case.batch, -1).contiguous()
+
+
+def _documents(case: Case, device: str) -> Made:
+    doc = _ids(case, device)
     return Made(documents(doc=doc), None, lambda b, h, q, k: (q >= k) & (doc[b, q] == doc[b, k]))
+
+
+def _document_blocks(case: Case, device: str) -> Made:
+    doc = _ids(case, device)
+    return Made(document_blocks(doc=doc), None, lambda b, h, q, k: doc[b, q] == doc[b, k])
 
 
 _MAKERS: Mapping[str, Callable[[Case, str], Made]] = {
@@ -155,6 +170,7 @@ _MAKERS: Mapping[str, Callable[[Case, str], Made]] = {
     "sink": _sink,
     "softcap": _softcap,
     "documents": _documents,
+    "document_blocks": _document_blocks,
     "window": lambda case, device: Made(window(), None, lambda b, h, q, k: (q >= k) & (q - k < WINDOW)),
 }
 
@@ -169,7 +185,8 @@ def _plain(head_dims: tuple[int, ...], lengths: tuple[int, ...], bars: Mapping[i
 
 
 def _hooked(head_dim: int, length: int) -> list[Case]:
-    bars = {"alibi": 0.92, "key_bias": 0.92, "prefix_lm": 0.92, "sink": 0.92, "documents": 0.85, "window": 0.85}
+    bars = {"alibi": 0.92, "key_bias": 0.92, "prefix_lm": 0.92, "sink": 0.92}
+    bars |= {"documents": 0.85, "document_blocks": 0.85, "window": 0.85}
     bars["softcap"] = 0.85 if head_dim == 128 else 0.75
     base = {"key_bias": "dense"}
     return [Case(name, head_dim, length, base.get(name, "causal"), "base", bar) for name, bar in bars.items()]

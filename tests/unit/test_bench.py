@@ -32,6 +32,7 @@ def triangle(n: int) -> int:
         ("window", triangle(S) - triangle(S - cases.WINDOW)),
         ("prefix_lm", triangle(S) + triangle(S // 4 - 1)),
         ("documents", cases.DOCUMENTS * triangle(S // cases.DOCUMENTS)),
+        ("document_blocks", cases.DOCUMENTS * (S // cases.DOCUMENTS) ** 2),
     ],
 )
 def test_pairs_are_counted_exactly(name: str, count: int) -> None:
