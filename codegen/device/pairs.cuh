@@ -107,33 +107,23 @@ __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragme
         s[i] = pair_value<Variant>(s[i], item, row, view.tile, key(i), r, col);
     }
   }
-  // Each loop runs at most once: see opaque_zero. Few partial tiles hold the end of the columns, so it is apart, unless
-  // there are diagonals, which leave no registers for it.
-  const float masked = facts.has_weight ? 0.0f : -infinity();
-  if constexpr (facts.has_mask) {
+  // Runs at most once: see opaque_zero. One loop for the mask and the end of the columns: a second one would have the
+  // values copied in every tile.
 #pragma unroll 1
-    for (int left = partial; left; left = opaque_zero()) {
-      // Kept from the first time, staged values would take a register for each pair.
-      if (!Raw && (facts.has_key || facts.has_diagonal) && view.zero != nullptr) again = *view.zero;
+  for (int left = partial; left; left = opaque_zero()) {
+    // Kept from the first time, staged values would take a register for each pair.
+    if (!Raw && (facts.has_key || facts.has_diagonal) && view.zero != nullptr) again = *view.zero;
 #pragma unroll
-      for (int i = 0; i < Fragment::values; ++i) {
-        const auto& row = rows[Fragment::slot(i)];
-        const int r = row_index[Fragment::slot(i)];
-        const Column col(base, Fragment::step(i));
-        bool keep;
-        if constexpr (facts.has_diagonal)
-          keep = (Fragment::step(i) < view.col_end - base) & Variant::mask(item, row, key(i), diagonal(i), r, col);
-        else
-          keep = Variant::mask(item, row, key(i), r, col);
-        s[i] = keep ? s[i] : masked;
-      }
-    }
-  }
-  if constexpr (!facts.has_mask || !facts.has_diagonal) {
-#pragma unroll 1
-    for (int left = partial & (view.col0 + cols > view.col_end); left; left = opaque_zero()) {
-#pragma unroll
-      for (int i = 0; i < Fragment::values; ++i) s[i] = Fragment::step(i) < view.col_end - base ? s[i] : masked;
+    for (int i = 0; i < Fragment::values; ++i) {
+      const auto& row = rows[Fragment::slot(i)];
+      const int r = row_index[Fragment::slot(i)];
+      const Column col(base, Fragment::step(i));
+      bool keep = Fragment::step(i) < view.col_end - base;
+      if constexpr (facts.has_mask && facts.has_diagonal)
+        keep = keep & Variant::mask(item, row, key(i), diagonal(i), r, col);
+      else if constexpr (facts.has_mask)
+        keep = keep & Variant::mask(item, row, key(i), r, col);
+      s[i] = keep ? s[i] : (facts.has_weight ? 0.0f : -infinity());
     }
   }
 }

@@ -188,9 +188,6 @@ inline float __shfl_xor_sync(unsigned, float x, int mask) {
 inline int __shfl_xor_sync(unsigned, int x, int mask) {
   return int(emulator::collect({unsigned(x)})[(emulator::current % 32) ^ mask][0]);
 }
-inline unsigned __shfl_xor_sync(unsigned, unsigned x, int mask) {
-  return emulator::collect({x})[(emulator::current % 32) ^ mask][0];
-}
 inline unsigned __ballot_sync(unsigned, int predicate) {
   const auto* words = emulator::collect({unsigned(predicate != 0)});
   unsigned bits = 0;
