@@ -69,9 +69,7 @@ struct Softmax : SoftmaxRule<accuracy> {
   }
 
   // Replaces logits by weights in [0, 1] and gives the factor by which each row's accumulator shrinks. -inf weighs 0.
-  // `scale`, positive and always the same, is what a logit is multiplied by first; m is the largest before that.
-  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&factor)[Fragment::rows],
-                                         float scale = 1.0f) {
+  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&factor)[Fragment::rows]) {
     float reference[Fragment::rows];
 #pragma unroll
     for (int slot = 0; slot < Fragment::rows; ++slot) {
@@ -80,17 +78,60 @@ struct Softmax : SoftmaxRule<accuracy> {
       for (int n = 0; n < Fragment::row_values; ++n) top = ::fmaxf(top, s[Fragment::value(slot, n)]);
       top = Fragment::row_reduce(top, [](float a, float b) { return ::fmaxf(a, b); });
       reference[slot] = SoftmaxRule<accuracy>::reference(top);
-      factor[slot] = Fn<accuracy>::exp2((m[slot] - reference[slot]) * scale);
+      factor[slot] = Fn<accuracy>::exp2(m[slot] - reference[slot]);
       m[slot] = top;
-      reference[slot] *= scale;
       l[slot] *= factor[slot];
     }
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) {
       const int slot = Fragment::slot(i);
-      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, -reference[slot]));
+      s[i] = Fn<accuracy>::exp2(s[i] - reference[slot]);
       l[slot] += s[i];
     }
+  }
+
+  // The same in steps, of logits that are still to be multiplied by `scale` > 0; m is then as it is before that. raise moves m to the largest logit, but only where that is more than `slack` above it: weights of up
+  // to 2^(slack scale) are as good as others, and an accumulator need not shrink. weigh<Begin, End> replaces those logits by
+  // weights against m and adds them up, add takes the sums.
+  __device__ __forceinline__ void raise(const float (&s)[Fragment::values], float (&factor)[Fragment::rows], float scale,
+                                        float slack) {
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) {
+      float even = s[Fragment::value(slot, 0)], odd = s[Fragment::value(slot, 1)];
+#pragma unroll
+      for (int n = 2; n < Fragment::row_values; n += 2) {
+        even = ::fmaxf(even, s[Fragment::value(slot, n)]);
+        odd = ::fmaxf(odd, s[Fragment::value(slot, n + 1)]);
+      }
+      float top = Fragment::row_reduce(::fmaxf(even, odd), [](float a, float b) { return ::fmaxf(a, b); });
+      top = top > m[slot] + slack ? top : m[slot];
+      factor[slot] = Fn<accuracy>::exp2((m[slot] - SoftmaxRule<accuracy>::reference(top)) * scale);
+      m[slot] = top;
+      l[slot] *= factor[slot];
+    }
+  }
+
+  template <int Begin, int End>
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float scale) const {
+#pragma unroll
+    for (int i = Begin; i < End; ++i) {
+      const int slot = Fragment::slot(i);
+      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, -scale * SoftmaxRule<accuracy>::reference(m[slot])));
+      sums[slot][i & 1] += s[i];
+    }
+  }
+
+  __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) l[slot] += sums[slot][0] + sums[slot][1];
+  }
+
+  // Whether every row has met an attended pair.
+  __device__ __forceinline__ bool settled() const {
+    bool all = true;
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) all = all & (m[slot] > -infinity());
+    return all;
   }
 
   __device__ __forceinline__ RowState state(int slot) const {
@@ -126,12 +167,28 @@ struct BoundedSoftmax : SoftmaxRule<accuracy> {
     for (int slot = 0; slot < Fragment::rows; ++slot) l[slot] = 0.0f;
   }
 
-  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&)[Fragment::rows], float scale = 1.0f) {
+  __device__ __forceinline__ void update(float (&s)[Fragment::values], float (&)[Fragment::rows]) {
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) {
-      s[i] = Fn<accuracy>::exp2(s[i] * scale);
+      s[i] = Fn<accuracy>::exp2(s[i]);
       l[Fragment::slot(i)] += s[i];
     }
+  }
+
+  __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
+
+  template <int Begin, int End>
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float) const {
+#pragma unroll
+    for (int i = Begin; i < End; ++i) {
+      s[i] = Fn<accuracy>::exp2(s[i]);
+      sums[Fragment::slot(i)][i & 1] += s[i];
+    }
+  }
+
+  __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) l[slot] += sums[slot][0] + sums[slot][1];
   }
 
   __device__ __forceinline__ RowState state(int slot) const {
@@ -150,9 +207,22 @@ struct Weighted : WeightRule<accuracy> {
     for (int slot = 0; slot < Fragment::rows; ++slot) total[slot] = 0.0f;
   }
 
-  __device__ __forceinline__ void update(const float (&s)[Fragment::values], float (&)[Fragment::rows], float = 1.0f) {
+  __device__ __forceinline__ void update(const float (&s)[Fragment::values], float (&)[Fragment::rows]) {
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) total[Fragment::slot(i)] += s[i];
+  }
+
+  __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
+
+  template <int Begin, int End>
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float) const {
+#pragma unroll
+    for (int i = Begin; i < End; ++i) sums[Fragment::slot(i)][i & 1] += s[i];
+  }
+
+  __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) total[slot] += sums[slot][0] + sums[slot][1];
   }
 
   __device__ __forceinline__ RowState state(int slot) const {

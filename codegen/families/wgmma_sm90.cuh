@@ -416,6 +416,42 @@ __device__ __forceinline__ float plain_scale(const typename Variant::Item& item)
     return Variant::logits(1.0f, item, typename Variant::Row(), typename Variant::Tile(), typename Variant::Key(), 0, 0);
 }
 
+// A warp's rows of Q K^T once more, with instructions of the warp alone. `q` and `k` are shared addresses of the tiles.
+template <class Config, class Scores>
+__device__ __forceinline__ void multiply_again(float (&s)[Scores::values], const Scores& scores, unsigned q, unsigned k) {
+  using QTile = typename SharedLayout<Config>::QTile;
+  using KTile = typename SharedLayout<Config>::KTile;
+  const int lane = scores.lane;
+#pragma unroll
+  for (int i = 0; i < Scores::values; ++i) s[i] = 0.0f;
+#pragma unroll 1
+  for (int step = 0; step < Config::head_dim / 16; ++step) {
+    unsigned a[4];
+    load_matrices(a, q + QTile::offset(scores.warp * 16 + (lane & 15), step * 2 + (lane >> 4)));
+    const unsigned column = k + KTile::offset((lane & 7) + (lane >> 4) * 8, step * 2 + ((lane >> 3) & 1));
+#pragma unroll
+    for (int pair = 0; pair < Config::block_n / 16; ++pair) {
+      unsigned b[4];
+      load_matrices(b, column + pair * 16 * 128);
+      mma(&s[Scores::index(0, pair * 2)], a, b[0], b[1], typename Config::Element());
+      mma(&s[Scores::index(0, pair * 2 + 1)], a, b[2], b[3], typename Config::Element());
+    }
+  }
+}
+
+// What a thread's weights of a tile may sum up to, in place of 1 each: far from the end of the type that they are rounded
+// to, and of f32.
+template <class Element>
+struct LargestSum;
+template <>
+struct LargestSum<bf16> {
+  static constexpr float value = 0x1p60f;
+};
+template <>
+struct LargestSum<f16> {
+  static constexpr float value = 0x1p15f;
+};
+
 template <class Config, class Variant>
 __device__ __forceinline__ void multiply_items(const typename Variant::Params& params, Shared<Config, Variant>& shared,
                                                char* smem) {
@@ -434,6 +470,10 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   constexpr Facts facts = Variant::facts;
   constexpr int block_n = Config::block_n, consumers = Config::consumers;
   constexpr bool plain = !facts.has_logits && !facts.has_weight;
+  // Scores of plain products hardly grow along a row: the largest of the first tile serves them all, unless weights
+  // against it show otherwise. Then the tile is done again.
+  constexpr bool steady = plain && !facts.has_diagonal;
+  constexpr int half = Scores::values / 8 * 4;
 
   const int thread = int(threadIdx.x) - kLoaders;
   const int group = __shfl_sync(0xffffffffu, thread >> 7, 0);
@@ -460,7 +500,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     const auto* rows = reinterpret_cast<const typename Variant::Row*>(slot.rows);
     const float given = plain_scale<Variant, Diagonal>(item);
     const bool unusual = plain && !(given > 0.0f && given < infinity());
-    const float scale = unusual ? 1.0f : given;
+    const float scale = unusual ? 1.0f : given, slack = 8.0f / scale;
 
     float s[Scores::values], output[Outputs::values];
     unsigned p[block_n / 16][4];
@@ -500,51 +540,92 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       // On top of the loop S is done, and the product of the tile before it with V may be running.
 #pragma unroll 1
       while (true) {
-        if constexpr (!Shared<Config, Variant>::staged) release(shared.k_empty[k_ring.stage]);
-        if (span.flags & kLast) release(shared.item_empty);
-        typename Variant::Tile uniform{};
-        if constexpr (facts.has_tile)
-          uniform = Variant::tile(params, item, Box{slot.row_lo, slot.row_hi, span.col, span.col + block_n});
-        if constexpr (plain) {
-          if (unusual) {
+        if constexpr (!steady && !Shared<Config, Variant>::staged) release(shared.k_empty[k_ring.stage]);
+        if constexpr (!steady) {
+          if (span.flags & kLast) release(shared.item_empty);
+        }
+        Ring<Config::stages> k_next = k_ring;
+        k_next.advance();
+        float factor[Scores::rows], sums[Scores::rows][2];
+        bool again = false;
+#pragma unroll 1
+        while (true) {
+          typename Variant::Tile uniform{};
+          if constexpr (facts.has_tile)
+            uniform = Variant::tile(params, item, Box{slot.row_lo, slot.row_hi, span.col, span.col + block_n});
+          if constexpr (plain) {
+            if (unusual) {
 #pragma unroll
-            for (int i = 0; i < Scores::values; ++i) s[i] *= given;
+              for (int i = 0; i < Scores::values; ++i) s[i] *= given;
+            }
+          }
+          const TileView<Variant, Diagonal> view{
+              item,
+              uniform,
+              reinterpret_cast<const typename Variant::Key*>(shared.keys) + (facts.has_key ? k_ring.stage * block_n : 0),
+              reinterpret_cast<const Diagonal*>(shared.diagonals) +
+                  (facts.has_diagonal ? k_ring.stage * Shared<Config, Variant>::diagonal_capacity : 0),
+              rows,
+              slot.row_at,
+              slot.row_lo,
+              facts.diagonal_per_head ? slot.row_hi - slot.row_lo + block_n - 1 : 0,
+              slot.work.h0,
+              span.col,
+              slot.col_end,
+              &shared.zero};
+          visit<plain>(s, scores, (span.flags & kPartial) != 0, view);
+          if constexpr (!steady && Shared<Config, Variant>::staged) release(shared.k_empty[k_ring.stage]);
+
+#pragma unroll
+          for (int i = 0; i < Scores::rows; ++i) {
+            factor[i] = 1.0f;
+            sums[i][0] = sums[i][1] = 0.0f;
+          }
+          if constexpr (steady) {
+            if (again || !__all_sync(0xffffffffu, reduction.settled())) reduction.raise(s, factor, scale, 0.0f);
+          } else {
+            reduction.raise(s, factor, scale, slack);
+          }
+          // Half of the exponentials run beside the product before; the rest beside what else there is to do once it is
+          // there. Pinned, and in a basic block of their own, or ptxas puts the wait before them. The next tile of K is there
+          // as a rule.
+          reduction.template weigh<0, half>(s, sums, scale);
+          pin(s);
+          if (!(span.flags & kLast)) wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity);
+          wait_products<0>();
+          pin(output);
+          reduction.template weigh<half, Scores::values>(s, sums, scale);
+          if constexpr (!steady) {
+            break;
+          } else {
+            bool fine = true;
+#pragma unroll
+            for (int i = 0; i < Scores::rows; ++i)
+              fine = fine & (sums[i][0] < LargestSum<Element>::value) & (sums[i][1] < LargestSum<Element>::value);
+            if (again || __all_sync(0xffffffffu, fine)) break;
+            again = true;
+            multiply_again<Config>(s, scores, base + Layout::q, base + Layout::k + k_ring.stage * KTile::bytes);
           }
         }
-        const TileView<Variant, Diagonal> view{
-            item,
-            uniform,
-            reinterpret_cast<const typename Variant::Key*>(shared.keys) + (facts.has_key ? k_ring.stage * block_n : 0),
-            reinterpret_cast<const Diagonal*>(shared.diagonals) +
-                (facts.has_diagonal ? k_ring.stage * Shared<Config, Variant>::diagonal_capacity : 0),
-            rows,
-            slot.row_at,
-            slot.row_lo,
-            facts.diagonal_per_head ? slot.row_hi - slot.row_lo + block_n - 1 : 0,
-            slot.work.h0,
-            span.col,
-            slot.col_end,
-            &shared.zero};
-        visit<plain>(s, scores, (span.flags & kPartial) != 0, view);
-        if constexpr (Shared<Config, Variant>::staged) release(shared.k_empty[k_ring.stage]);
-        k_ring.advance();
-
-        float factor[Scores::rows];
-        reduction.update(s, factor, scale);
-        // The exponentials run beside the product, not after it: pinned, and in a basic block of their own, or ptxas puts
-        // the wait before them. The next tile of K is there as a rule.
-        pin(s);
-        if (!(span.flags & kLast)) wait<false>(shared_address(&shared.k_full[k_ring.stage]), k_ring.parity);
-        wait_products<0>();
-        pin(output);
+        reduction.add(sums);
         if (!first) {
           release(shared.v_empty[v_ring.stage]);
           v_ring.advance();
         }
         first = false;
+        if constexpr (steady) {
+          release(shared.k_empty[k_ring.stage]);
+          if (span.flags & kLast) release(shared.item_empty);
+        }
+        k_ring = k_next;
         if constexpr (Reduction::rescales) {
+          bool same = true;
 #pragma unroll
-          for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
+          for (int i = 0; i < Scores::rows; ++i) same = same & (factor[i] == 1.0f);
+          if (!__all_sync(0xffffffffu, same)) {
+#pragma unroll
+            for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
+          }
         }
         // Two accumulator tiles side by side are one A operand: the layouts coincide. A softmax's weights are at most 1:
         // f16 holds them.

@@ -58,6 +58,8 @@ class Config:
     @property
     def registers(self) -> tuple[int, int]:
         """Of a thread that loads and of one that multiplies: together the 64 Ki of an SM."""
+        if self.consumers == 2 and self.block_n <= 64:
+            return 88, 208  # the loaders' hooks are as heavy as the others
         return {1: (56, 256 - 8), 2: (56, 224), 3: (56, 152)}[self.consumers]
 
     @property
@@ -93,10 +95,13 @@ class Tile:
     stages: int
 
 
-_TILES: Final[Mapping[tuple[int, int], Tile]] = {
-    (64, 64): Tile(2, 128, 2),
-    (128, 128): Tile(2, 128, 2),
+# By head dims: where only masks, sinks and the scale act on a score; where there is more; where hooks gather from tensors
+# for every pair, which needs registers. TFLOP/s on an H200, dense at 8k in cuDNN's presence, of docs/performance.md.
+_TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile]]] = {
+    (64, 64): (Tile(3, 112, 3), Tile(3, 112, 3), Tile(2, 64, 4)),
+    (128, 128): (Tile(2, 176, 2), Tile(2, 128, 2), Tile(2, 64, 4)),
 }
+_LIGHT: Final = frozenset({"mask", "sink"})
 
 
 def refuse(features: Features) -> list[str]:
@@ -126,7 +131,8 @@ def choose(
     precise: bool = False,
     hooks: frozenset[str] = frozenset(),
 ) -> Config:
-    """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks.
+    """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks, and
+    "gather" where a hook of pairs reads tensors.
 
     bf16 rounds a logit by more than tanh.approx does; f16 does not, so it gets the closer forms.
     Raises ValueError when ``refuse_shape`` has reasons.
@@ -134,7 +140,8 @@ def choose(
     reasons = refuse_shape(dtype, head_dim, head_dim_v, arch)
     if reasons:
         raise ValueError("; ".join(reasons))
-    tile = _TILES[head_dim, head_dim_v]
+    light, usual, gathering = _TILES[head_dim, head_dim_v]
+    tile = gathering if "gather" in hooks else light if hooks <= _LIGHT else usual
     accuracy: Accuracy = "exact" if precise else ("fast" if dtype == "bf16" else "close")
     return Config(dtype, head_dim, head_dim_v, tile.consumers, tile.block_n, tile.stages, accuracy)
 

@@ -176,8 +176,11 @@ inline emulator::Three blockIdx, gridDim;
 
 inline void __syncthreads() { emulator::wait(emulator::cta_barrier, emulator::threads); }
 inline void __syncwarp() { emulator::collect({}); }
-inline unsigned __shfl_xor_sync(unsigned, unsigned x, int mask) {
-  return emulator::collect({x})[(emulator::current % 32) ^ mask][0];
+inline int __all_sync(unsigned, int x) {
+  const auto votes = emulator::collect({unsigned(x != 0)});
+  unsigned all = 1;
+  for (int lane = 0; lane < 32; ++lane) all &= votes[lane][0];
+  return int(all);
 }
 inline int __shfl_sync(unsigned, int x, int lane) { return int(emulator::collect({unsigned(x)})[lane][0]); }
 inline float __shfl_xor_sync(unsigned, float x, int mask) {

@@ -101,7 +101,9 @@ class Batch:
         kv_heads: int,
         *,
         ragged: bool = False,
+        growth: float = 1.0,
     ) -> Batch:
+        """``growth`` multiplies the keys of every request's second half."""
         random, dtype = np.random.default_rng(5), DTYPES[config.dtype]
 
         def storage(tokens: int, heads: int, dim: int, fill: float) -> Any:
@@ -123,6 +125,8 @@ class Batch:
             for tensor, length, starts in ((q, qo_len, indptr[0]), (k, kv_len, indptr[1]), (v, kv_len, indptr[1])):
                 part = part_of(tensor, starts, b, length)
                 part[:] = random.normal(size=part.shape).astype(dtype)
+                if tensor is k:
+                    part[length // 2 :] *= dtype(growth)
         return batch
 
     def words(self) -> dict[str, int]:

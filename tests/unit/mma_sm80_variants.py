@@ -54,8 +54,9 @@ _CAUSAL_RANGES = """
 """
 
 _CAUSAL_MASK = """
-  static __device__ __forceinline__ bool mask(const Item& item, const Row&, const Key&, int row, int col) {
-    return row + item.delta >= col;
+  static __device__ __forceinline__ bool mask(const Item& item, const Row&, const Key&, int row,
+                                              attncc::Column col) {
+    return col.step <= row + item.delta - col.base;
   }
 """
 

@@ -45,6 +45,7 @@ class Case:
     k_start: int = 0
     ragged: bool = False
     splits: int = 0
+    growth: float = 1.0
 
 
 def parameter_block(name: str, words: dict[str, Any]) -> ctypes.Array[ctypes.c_char]:
@@ -76,7 +77,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def check(library: ctypes.CDLL, name: str, config: mma_sm80.Config, case: Case, *, through_state: bool = False) -> None:
     ragged, sizes = case.ragged, (len(case.qo_lens), max(case.qo_lens), max(case.kv_lens))
-    batch = emulated.Batch.make(config, case.qo_lens, case.kv_lens, case.heads, case.kv_heads, ragged=ragged)
+    batch = emulated.Batch.make(
+        config, case.qo_lens, case.kv_lens, case.heads, case.kv_heads, ragged=ragged, growth=case.growth
+    )
     values = reference.make_values(name, case.heads, *sizes, config.head_dim)
     words: dict[str, Any] = {}
     keep: list[Any] = []

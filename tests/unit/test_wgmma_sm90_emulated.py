@@ -121,6 +121,13 @@ def test_other_configurations(build: Any, change: dict[str, Any]) -> None:
     run(build, "documents", config, CASES[2], blocks=1)
 
 
+@pytest.mark.parametrize("name", ["dense", "causal", "documents", "sink"])
+def test_scores_that_outgrow_the_first_tiles_largest(build: Any, name: str) -> None:
+    """Logits hundreds above those of the first tile: its tile is done again against its own largest."""
+    run(build, name, SMALL, Case((9, 64), (129, 80), heads=7, growth=60.0))
+    run(build, name, SMALL, Case((40, 12), (21, 200), heads=4, kv_heads=2, splits=3, growth=60.0), early=True)
+
+
 def test_shared_memory_is_what_the_header_says(build: Any) -> None:
     for config in (SMALL, wgmma_sm90.choose("bf16", 128, 128, "sm_90a")):
         assert build("causal", config).shared_bytes() == config.smem_bytes
