@@ -53,11 +53,13 @@ struct SharedLayout {
 
 constexpr int kLoaders = 128, kHelpers = 96;  // threads of the loading warpgroup; of its warps 1 - 3
 constexpr int kSlots = 3;
+constexpr int kSectionBytes = 24 << 20;  // half of an H200's L2
 
 // Named barriers.
 constexpr int kTurn = 1;      // + consumer: its turn to issue products
 constexpr int kLoading = 4;   // the loading warpgroup
 constexpr int kZeroing = 5;   // + consumer: its warpgroup
+constexpr int kHelping = 8;   // warps 1 - 3
 
 // What a K stage holds: the columns from `col` on.
 struct StageSpan {
@@ -93,12 +95,13 @@ struct alignas(1024) Shared {
   alignas(16) char diagonals[(Variant::facts.has_diagonal ? Config::stages * diagonal_capacity : 1) * sizeof(Diagonal)];
 };
 
-// The items of a launch: row tiles of every KV head of every request, and of each split of the columns. Row tiles run from
-// the last: under a causal mask those are the longest.
+// The items of a launch: row tiles of every KV head of every request, and of each split of the columns. As many heads as
+// the L2 holds K and V of are a section; in it the last row tiles of all come first: under a causal mask those are the
+// longest, so that CTAs that take every n-th item have as much to do as each other.
 template <class Config, class Variant>
 struct Items {
   const Launch& launch;
-  unsigned row_tiles, splits, total;
+  unsigned row_tiles, splits, total, section;
   bool packed;  // a tile packs the group's heads; else one, as tables kept by head hold so many
 
   __device__ __forceinline__ explicit Items(const Launch& launch) : launch(launch) {
@@ -108,12 +111,17 @@ struct Items {
                        : (launch.max_qo_len + Config::block_m - 1) / Config::block_m * launch.group;
     splits = launch.num_splits > 1 ? launch.num_splits : 1;
     total = row_tiles * splits * launch.num_kv_heads * launch.batch;
+    const i64 part_bytes = i64(launch.max_kv_len) * (2 * (Config::head_dim + Config::head_dim_v)) / splits + 1;
+    section = unsigned(part_bytes < kSectionBytes ? kSectionBytes / part_bytes : 1);
   }
 
   // nrows <= 0: nothing to do, the request is shorter than the longest.
   __device__ __forceinline__ Work work(unsigned index) const {
-    const unsigned part = index / row_tiles, head = part / splits;
-    unsigned tile = row_tiles - 1 - (index - part * row_tiles);
+    const unsigned parts = total / row_tiles, of_section = section * row_tiles;
+    const unsigned before = index / of_section * section, inside = index - before * row_tiles;
+    const unsigned wide = parts - before < section ? parts - before : section;
+    const unsigned longest = inside / wide, part = before + inside - longest * wide, head = part / splits;
+    unsigned tile = row_tiles - 1 - longest;
     Work work{};
     work.slot = part - head * splits;
     work.b = head / launch.num_kv_heads;
@@ -213,17 +221,19 @@ __device__ __forceinline__ void load_rows(const typename Variant::Params& params
                   2 * (work.b * launch.q_stride.batch + slot.qo_base * launch.q_stride.token);
   const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
 #pragma unroll 1
+  for (int i = helper; i < Config::block_m; i += kHelpers) slot.row_at[i] = unpack_row(work, i);
+  sync_named<kHelpers>(kHelping);
+#pragma unroll 4
   for (int i = helper; i < Config::block_m * QTile::chunks; i += kHelpers) {
     const int row = quotient<QTile::chunks>(i), chunk = i - row * QTile::chunks;
-    const RowAt at = unpack_row(work, row);
+    const RowAt at = slot.row_at[row];
     copy_async(target + QTile::offset(row, chunk),
                q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head) + chunk * 16, row < work.nrows);
   }
   commit_copies();
 #pragma unroll 1
   for (int i = helper; i < Config::block_m; i += kHelpers) {
-    const RowAt at = unpack_row(work, i);
-    slot.row_at[i] = at;
+    const RowAt at = slot.row_at[i];
     reinterpret_cast<typename Variant::Row*>(slot.rows)[i] = Variant::row(params, item, at.row, at.h);
   }
   wait_copies<0>();
@@ -472,7 +482,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   constexpr bool plain = !facts.has_logits && !facts.has_weight;
   // Scores of plain products hardly grow along a row: the largest of the first tile serves them all, unless weights
   // against it show otherwise. Then the tile is done again.
-  constexpr bool steady = plain && !facts.has_diagonal;
+  constexpr bool steady = Config::steady && plain && !facts.has_diagonal;
   constexpr int half = Scores::values / 8 * 4;
 
   const int thread = int(threadIdx.x) - kLoaders;

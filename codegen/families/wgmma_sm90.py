@@ -30,6 +30,7 @@ class Config:
 
     ``consumers`` warpgroups of 64 packed query rows each, against tiles of ``block_n`` KV columns; ``stages`` tiles
     of K and as many of V are in shared memory. ``checked`` stops a kernel that waits for what never comes.
+    ``steady``: plain scores are weighed against the largest of a row's first tile while that serves.
     """
 
     dtype: Dtype
@@ -40,6 +41,7 @@ class Config:
     stages: int
     accuracy: Accuracy
     checked: bool = False
+    steady: bool = True
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -76,12 +78,14 @@ class Config:
     def launch_rule(self) -> dict[str, object]:
         """How to launch ``attncc_main``: grid expressions over the Launch block's fields, threads, dynamic bytes.
 
+        ``persistent``: as many blocks as the GPU has multiprocessors take them all, an item after another.
         ``maps``: the TMA descriptors behind the parameters, in order, each for boxes of (channels, tokens).
         """
         return {
             "grid": [f"ceil_div(max_qo_len * group, {self.block_m})", "num_kv_heads", "batch"],
             "block": self.threads,
             "smem": self.smem_bytes,
+            "persistent": True,
             "maps": [{"operand": "k", "box": [64, self.block_n]}, {"operand": "v", "box": [64, self.block_n]}],
         }
 
@@ -96,7 +100,8 @@ class Tile:
 
 
 # By head dims: where only masks, sinks and the scale act on a score; where there is more; where hooks gather from tensors
-# for every pair, which needs registers. TFLOP/s on an H200, dense at 8k in cuDNN's presence, of docs/performance.md.
+# for every pair, which needs registers. Against cuDNN on an H200, dense at 8k: 128x176 .98 and 128x128 .94 at head dim
+# 128; 192x112 .95 and 128x128 .87 at 64.
 _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile]]] = {
     (64, 64): (Tile(3, 112, 3), Tile(3, 112, 3), Tile(2, 64, 4)),
     (128, 128): (Tile(2, 176, 2), Tile(2, 128, 2), Tile(2, 64, 4)),
@@ -131,8 +136,8 @@ def choose(
     precise: bool = False,
     hooks: frozenset[str] = frozenset(),
 ) -> Config:
-    """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks, and
-    "gather" where a hook of pairs reads tensors.
+    """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks,
+    and "gather" where a hook of pairs reads tensors.
 
     bf16 rounds a logit by more than tanh.approx does; f16 does not, so it gets the closer forms.
     Raises ValueError when ``refuse_shape`` has reasons.
@@ -167,6 +172,7 @@ def render_config(config: Config) -> str:
             f"  using Element = attncc::{config.dtype};",
             *lines,
             f"  static constexpr bool checked = {str(config.checked).lower()};",
+            f"  static constexpr bool steady = {str(config.steady).lower()};",
             f"  static constexpr attncc::Accuracy accuracy = attncc::Accuracy::{config.accuracy};",
             "};",
             "",

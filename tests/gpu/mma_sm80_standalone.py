@@ -48,6 +48,7 @@ class Case:
     batch: int = 2
     ragged: bool = False
     splits: int = 0
+    growth: float = 1.0  # of the keys of every request's second half
 
 
 CASES = (
@@ -184,6 +185,8 @@ def run_case(name: str, kernel: Kernel, case: Case) -> tuple[bool, str]:
         for tensor, lens, gain in ((q, qo_lens, 2.0), (k, kv_lens, 1.0), (v, kv_lens, 1.0)):
             target = part(tensor, lens, b)
             target[:] = gain * torch.randn(target.shape, device="cuda")
+            if tensor is k:
+                target[lens[b] // 2 :] *= case.growth
     words, values, alive = parameters(name, case, config.head_dim, indptrs)
     words |= {"q": q.data_ptr(), "k": k.data_ptr(), "v": v.data_ptr(), "out": out.data_ptr(), "lse": lse.data_ptr()}
     for label, tensor in (("q_stride", q), ("k_stride", k), ("v_stride", v), ("out_stride", out), ("lse_stride", lse)):

@@ -39,6 +39,7 @@ CASES = (
     Case(4, 4, 300, 1000, kv_lens=(1000, 129), batch=2),
     Case(3, 3, 1, 1, batch=1),
     Case(2, 2, 257, 255, batch=3, strided=True),
+    Case(2, 2, 100, 900, batch=2, growth=60.0),
 )
 
 
@@ -187,8 +188,15 @@ def run_structure(kernel: Kernel) -> tuple[bool, str]:
         common.parameter_block = plain
 
 
-def config_of(head_dim: int, dtype: str, tile: tuple[int, int, int] | None = None) -> wgmma_sm90.Config:
-    config = wgmma_sm90.choose(dtype, head_dim, head_dim, "sm_90a")  # type: ignore[arg-type]
+STEADY = True
+
+
+def config_of(
+    head_dim: int, dtype: str, tile: tuple[int, int, int] | None = None, name: str = "gemma2"
+) -> wgmma_sm90.Config:
+    hooks = frozenset({"mask"} if name in ("dense", "causal") else {"logits"})
+    config = wgmma_sm90.choose(dtype, head_dim, head_dim, "sm_90a", hooks=hooks)  # type: ignore[arg-type]
+    config = dataclasses.replace(config, steady=STEADY)
     if tile is not None:
         config = dataclasses.replace(config, consumers=tile[0], block_n=tile[1], stages=tile[2])
     return config
@@ -201,7 +209,7 @@ def worker(jobs: Any, results: Any) -> None:
     while (job := jobs.get()) is not None:
         name, head_dim, dtype, tile = job
         try:
-            kernel = Kernel(name, dataclasses.replace(config_of(head_dim, dtype, tile), checked=True))
+            kernel = Kernel(name, dataclasses.replace(config_of(head_dim, dtype, tile, name), checked=True))
             results.put((job, "compile", not kernel.warnings, f"{kernel.seconds:.2f} s {kernel.warnings}"))
             todo: list[tuple[str, Callable[[], tuple[bool, str]]]] = []
             if name == "causal":
@@ -310,7 +318,7 @@ def bench(head_dims: list[int], tiles: Tiles, names: list[str], lengths: list[in
 
                 for tile in tiles.get(head_dim, [None]):  # type: ignore[list-item]
                     for blocks in (None, sms):
-                        config = config_of(head_dim, "bf16", tile)
+                        config = config_of(head_dim, "bf16", tile, name)
                         try:
                             kernel = kernels.get((name, config)) or Kernel(name, config)
                             kernels[name, config] = kernel
@@ -355,6 +363,7 @@ def main() -> int:
     parser.add_argument("--lengths", type=lambda text: [int(part) for part in text.split(",")], default=[2048, 8192])
     parser.add_argument("--patience", type=float, default=25.0)
     parser.add_argument("--timed", type=lambda text: text.split(","), default=["dense", "causal"])
+    parser.add_argument("--no-steady", action="store_true", help="the largest score of every tile, when timing")
     arguments = parser.parse_args()
     print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
     passed = total = lost = 0
@@ -367,6 +376,8 @@ def main() -> int:
         passed, total, lost = check_all(jobs, arguments.patience)
         print(f"{passed} of {total} passed, {lost} workers lost", flush=True)
     if arguments.bench and not lost:
+        global STEADY
+        STEADY = not arguments.no_steady
         bench(arguments.dims, arguments.tiles, arguments.timed, arguments.lengths)
     return 0 if passed == total else 1
 
