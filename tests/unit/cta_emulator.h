@@ -176,6 +176,9 @@ inline emulator::Three blockIdx, gridDim;
 
 inline void __syncthreads() { emulator::wait(emulator::cta_barrier, emulator::threads); }
 inline void __syncwarp() { emulator::collect({}); }
+inline unsigned __shfl_xor_sync(unsigned, unsigned x, int mask) {
+  return emulator::collect({x})[(emulator::current % 32) ^ mask][0];
+}
 inline int __all_sync(unsigned, int x) {
   const auto votes = emulator::collect({unsigned(x != 0)});
   unsigned all = 1;
