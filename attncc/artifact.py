@@ -14,13 +14,17 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from attncc.diagnostics import ArtifactError
 
 # Raised with every change of the manifest's meaning; an artifact of another schema is refused, never guessed at.
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST, CUBIN = "manifest.json", "kernel.cubin"
+# Kinds of storage of keys and values: with strides that a TMA descriptor has, and with any.
+LayoutKind = Literal["contiguous", "strided"]
+# CUDA driver API, cuTensorMapEncodeTiled.
+MAP_BYTES, MAP_ALIGNMENT = 128, 64
 REBUILD = "compile the variant again; a damaged cache entry is rebuilt by itself"
 
 
@@ -55,13 +59,41 @@ class Capture:
 
 
 @dataclass(frozen=True)
+class TensorMap:
+    """A TMA descriptor in the parameter block: 128 bytes at ``offset``, a multiple of 64, that the runtime encodes.
+
+    It describes the whole storage of ``operand`` (q, k or v) as [batch, heads, tokens, channels], last axis contiguous;
+    ragged storage as a batch of 1. ``box``, in elements from the last axis on, is what one copy moves, ``swizzle`` the
+    bytes of the pattern in which it lies in shared memory; past an axis' end a copy writes zeros.
+    """
+
+    operand: str
+    box: tuple[int, ...]
+    swizzle: int
+    offset: int
+
+    def check(self, size: int) -> None:
+        """Raises ValueError for what no block of ``size`` bytes holds or no descriptor says."""
+        if self.operand not in ("q", "k", "v"):
+            raise ValueError(f"a tensor map of {self.operand!r}")
+        if self.offset % MAP_ALIGNMENT or not 0 <= self.offset <= size - MAP_BYTES:
+            raise ValueError(f"a tensor map at byte {self.offset} of {size}")
+        if not 1 <= len(self.box) <= 4 or not all(1 <= count <= 256 for count in self.box):
+            raise ValueError(f"a box of {self.box}")
+        if self.swizzle not in (0, 32, 64, 128):
+            raise ValueError(f"a swizzle of {self.swizzle} bytes")
+
+
+@dataclass(frozen=True)
 class Abi:
-    """The parameter block in device memory: its size in bytes and every word of it, in order of offset."""
+    """The parameter block in device memory: its size in bytes, every word of it, in order of offset, and behind the
+    words the descriptors that the runtime encodes."""
 
     size: int
     words: tuple[Word, ...]
     params: tuple[Parameter, ...] = ()
     tensors: tuple[Capture, ...] = ()
+    maps: tuple[TensorMap, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,12 +112,14 @@ class Entry:
 class LaunchRule:
     """How to launch a kernel: three grid expressions over the words of Launch, threads a block, dynamic shared memory.
 
-    An expression has integers, names, ``+ - * //`` and ``ceil_div``, ``min``, ``max``.
+    An expression has integers, names, ``+ - * //`` and ``ceil_div``, ``min``, ``max``. ``persistent``: the grid counts
+    items, and any number of blocks walks them all, so that as many are enough as the GPU runs at once.
     """
 
     grid: tuple[str, str, str]
     threads: int
     smem: int
+    persistent: bool = False
 
     @cached_property
     def grid_of(self) -> Callable[[Mapping[str, int]], tuple[int, int, int]]:
@@ -105,7 +139,7 @@ class Manifest:
     dtype: str
     head_dim: int
     head_dim_v: int
-    layout: str
+    layout: LayoutKind  # the most general kind that the kernel reads
     precise: bool
     tile: Mapping[str, int]
     entries: Mapping[str, Entry]
@@ -202,7 +236,7 @@ def parse(text: bytes, cubin: bytes, folder: Path) -> Artifact:
     try:
         manifest = _manifest(body)
     except (ValueError, KeyError, TypeError) as error:  # written whole, yet by something that is not this module
-        raise _damaged(folder, f"{MANIFEST} lacks a field: {error}") from error
+        raise _damaged(folder, f"{MANIFEST} lacks a field, or has a wrong one: {error}") from error
     return Artifact(key=key, manifest=manifest, cubin=cubin)
 
 
@@ -218,6 +252,7 @@ def _manifest(body: dict[str, Any]) -> Manifest:
             words=tuple(Word(**word) for word in abi["words"]),
             params=tuple(Parameter(**param) for param in abi["params"]),
             tensors=tuple(Capture(**{**tensor, "dims": tuple(tensor["dims"])}) for tensor in abi["tensors"]),
+            maps=tuple(_map(item, abi["size"]) for item in abi["maps"]),
         ),
         features=tuple(body["features"]),
         warnings=tuple(body["warnings"]),
@@ -228,7 +263,13 @@ def _manifest(body: dict[str, Any]) -> Manifest:
 def _rule(launch: dict[str, Any]) -> LaunchRule:
     grid = tuple(launch["grid"])
     _grid_expression(grid)
-    return LaunchRule(grid=grid, threads=launch["threads"], smem=launch["smem"])
+    return LaunchRule(grid=grid, threads=launch["threads"], smem=launch["smem"], persistent=launch["persistent"])
+
+
+def _map(item: dict[str, Any], size: int) -> TensorMap:
+    found = TensorMap(**{**item, "box": tuple(item["box"])})
+    found.check(size)
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import attncc.codegen
 import attncc.ir
 import attncc.passes
-from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, Word, digest
+from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, TensorMap, Word, digest
 from attncc.binding import refuses_starts, shape_text
 from attncc.cache import Cache, cache_key, default_cache, tree_hash
 from attncc.codegen.nvrtc import FLAGS, Compiled, compile_cuda
-from attncc.codegen.select import ALIGNMENT, Choice, KernelSpec, choose, features
+from attncc.codegen.select import ALIGNMENT, Choice, KernelSpec, choose, features, next_choice
 from attncc.codegen.toolchain import toolchain
 from attncc.ir.nodes import Variant
 from attncc.ir.text import dump
@@ -92,7 +93,7 @@ class Stages:
             self.ir,
             self.choice.family,
             repr(self.choice.config),
-            repr(replace(self.spec, family=None)),
+            repr(replace(self.spec, family=None, layout=self.choice.layout)),
             toolchain().nvrtc,
             " ".join(FLAGS),
             # The device headers, and what writes the text around them.
@@ -128,14 +129,37 @@ class Stages:
         return self.compiled.ptx.decode()
 
     @cached_property
-    def made(self) -> Made:
-        """The kernel, from this process, from the cache, or compiled."""
+    def following(self) -> Stages | None:
+        """The stages of the family that is taken where this one's kernel does not fit."""
+        found = next_choice(self.variant, self.spec, self.choice)
+        return None if found is None else Stages(self.variant, self.spec, found, self.cache)
+
+    @cached_property
+    def settled(self) -> Stages:
+        """These, or those of the family that is taken where this one's kernel does not fit and that one's does."""
+        following = self.following
+        if following is None:
+            return self
+        runs, fits = _judge(self.own.artifact)
+        keeps = fits or (runs and not _judge(following.settled.own.artifact)[1])
+        return self if keeps else following.settled
+
+    @cached_property
+    def own(self) -> Made:
+        """This family's kernel, from this process, from the cache, or compiled."""
         begin = time.perf_counter()
         name = (self.cache.root, self.key)
         found = _known.get(name) or self.cache.get(self.key)
         artifact = found or self.cache.get_or_make(self.key, self._make)
         _known[name] = artifact
         return Made(artifact, cached=found is not None, seconds=time.perf_counter() - begin)
+
+    @cached_property
+    def made(self) -> Made:
+        """The kernel that is used: that of ``settled``."""
+        begin = time.perf_counter()
+        own = self.settled.own
+        return replace(own, seconds=time.perf_counter() - begin)
 
     @property
     def artifact(self) -> Artifact:
@@ -167,7 +191,7 @@ class Stages:
             "variant": manifest.variant,
             "target": manifest.arch,
             "family": manifest.family,
-            "refused": {name: list(reasons) for name, reasons in self.choice.refused.items()},
+            "refused": {name: list(reasons) for name, reasons in self.settled.choice.refused.items()},
             "dtype": manifest.dtype,
             "head_dim": manifest.head_dim,
             "head_dim_v": manifest.head_dim_v,
@@ -188,7 +212,8 @@ class Stages:
         """One of STAGES, as it is written to a file."""
         if stage not in STAGES:
             raise ValueError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
-        value: str | bytes | dict[str, Any] = getattr(self, stage)
+        stages = self.settled if stage in ("cuda", "ptx") else self
+        value: str | bytes | dict[str, Any] = getattr(stages, stage)
         return json.dumps(value, indent=2) + "\n" if isinstance(value, dict) else value
 
     def _make(self) -> Artifact:
@@ -204,9 +229,12 @@ class Stages:
             dtype=self.spec.dtype,
             head_dim=self.spec.head_dim,
             head_dim_v=self.spec.dim_v,
-            layout=self.spec.layout,
+            layout=self.choice.layout,
             precise=self.spec.precise,
-            tile={name: value for name, value in asdict(config).items() if type(value) is int},
+            tile={
+                "block_m": config.block_m,
+                **{name: value for name, value in asdict(config).items() if type(value) is int},
+            },
             entries={
                 role: Entry(
                     symbol=symbol,
@@ -220,7 +248,7 @@ class Stages:
             },
             launch=_rule(config.launch_rule()),
             merge=_rule(merge.launch_rule()) if "merge" in module.ENTRIES else None,
-            abi=_abi(self.variant, self.source),
+            abi=_abi(self.variant, self.source, config.launch_rule().get("maps", ())),
             features=tuple(sorted(features(self.variant).hooks)),
             own_scale=self.variant.branches[0].sm_scale is not None,
             alignment=ALIGNMENT,
@@ -237,12 +265,25 @@ class Stages:
         return Artifact(key=self.key, manifest=manifest, cubin=made.cubin)
 
 
+def _judge(artifact: Artifact) -> tuple[bool, bool]:
+    """Whether a kernel can be launched, and whether it is what its family promises: values are in registers, and
+    products do not wait for each other.
+    """
+    from attncc.codegen.families.mma_sm80 import SHARED_BYTES
+
+    manifest, main = artifact.manifest, artifact.main
+    runs = main.static_smem + manifest.launch.smem <= SHARED_BYTES[manifest.arch]
+    return runs, runs and not (manifest.warnings or main.spill_loads or main.spill_stores)
+
+
 def _rule(rule: dict[str, Any]) -> LaunchRule:
-    return LaunchRule(grid=tuple(rule["grid"]), threads=rule["block"], smem=rule["smem"])
+    persistent = rule.get("persistent", False)
+    return LaunchRule(grid=tuple(rule["grid"]), threads=rule["block"], smem=rule["smem"], persistent=persistent)
 
 
-def _abi(variant: Variant, source: KernelSource) -> Abi:
-    """The parameter block as the runtime fills it: launch's words, then those of every parameter and tensor."""
+def _abi(variant: Variant, source: KernelSource, maps: Sequence[Mapping[str, Any]]) -> Abi:
+    """The parameter block as the runtime fills it: launch's words, those of every parameter and tensor, descriptors."""
+    from attncc.codegen import launch_block
     from attncc.codegen.launch_block import LAUNCH_FIELDS, place, scalar_fields, tensor_fields, token_tensor_fields
 
     words = [Word(f"launch.{field.name}", field.ctype, field.offset) for field in LAUNCH_FIELDS]
@@ -255,8 +296,9 @@ def _abi(variant: Variant, source: KernelSource) -> Abi:
         else:
             parts = tensor_fields(field.member, field.rank)
         words += [Word(word.name, word.ctype, word.offset) for word in place(parts, field.offset)]
+    offsets, size = launch_block.place_maps(source.block.size, len(maps))
     return Abi(
-        size=source.block.size,
+        size=size,
         words=tuple(words),
         params=tuple(
             Parameter(decl.name, decl.type.value, source.block.field(decl.name).member, decl.default)
@@ -270,5 +312,9 @@ def _abi(variant: Variant, source: KernelSource) -> Abi:
                 source.block.field(tensor.name).member,
             )
             for tensor in variant.tensors
+        ),
+        maps=tuple(
+            TensorMap(item["operand"], tuple(item["box"]), item.get("swizzle", 128), offset)
+            for item, offset in zip(maps, offsets, strict=True)
         ),
     )

@@ -7,6 +7,8 @@ a test compiles the header and compares every offset.
 from dataclasses import dataclass
 from typing import Final
 
+from attncc.artifact import MAP_ALIGNMENT, MAP_BYTES
+
 _SIZES: Final = {"ptr": 8, "i64": 8, "i32": 4, "u32": 4, "f32": 4}
 _NUMPY: Final = {"ptr": "<u8", "i64": "<i8", "i32": "<i4", "u32": "<u4", "f32": "<f4"}
 
@@ -56,6 +58,15 @@ def place(words: list[tuple[str, str]], start: int = 0) -> list[Field]:
         fields.append(Field(name, ctype, offset))
         offset += _SIZES[ctype]
     return fields
+
+
+def place_maps(end: int, count: int) -> tuple[tuple[int, ...], int]:
+    """Where ``count`` TMA descriptors lie behind parameters of ``end`` bytes, and the size of the whole: the layout of
+    ``struct { Params params; TensorMap a, b, ...; }`` with ``TensorMap`` of ``device/tma.cuh``.
+    """
+    first = -(-end // MAP_ALIGNMENT) * MAP_ALIGNMENT
+    offsets = tuple(first + index * MAP_BYTES for index in range(count))
+    return offsets, offsets[-1] + MAP_BYTES if offsets else end
 
 
 def _strides(name: str) -> list[tuple[str, str]]:

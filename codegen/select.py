@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
-from attncc.codegen.targets import target
+from attncc.artifact import LayoutKind
+from attncc.codegen.targets import TARGETS, target
 from attncc.diagnostics import Note, Span, UnsupportedError
 from attncc.ir.extents import channel_lengths
 from attncc.ir.nodes import After, Load, Variant
@@ -18,10 +19,16 @@ from attncc.passes.diagonals import on_diagonal
 from attncc.passes.scale import is_scaled_dot
 
 # In order of preference; the last one is the portable family, which serves most.
-FAMILIES = ("mma_sm80",)
+FAMILIES = ("wgmma_sm90", "mma_sm80")
 DTYPES = ("f16", "bf16")
-LAYOUTS = ("contiguous",)
+# Kinds of storage of keys and values, the common one first, and how a refusal calls them. Rows are contiguous in all.
+LAYOUTS = {
+    "contiguous": "keys and values with strides that a TMA descriptor has",
+    "strided": "keys or values with strides that no TMA descriptor has",
+}
 MAX_HEAD_DIM = 1024
+# Why a kernel that its family serves is not used: only ptxas knows.
+MISFIT = "its registers or its shared memory do not hold this variant"
 ALIGNMENT = 16  # bytes: what cp.async, TMA and a vector store move at once
 
 
@@ -30,13 +37,14 @@ class KernelSpec:
     """What a kernel is compiled for, besides its variant. ``head_dim_v`` None means the same as ``head_dim``.
 
     ``precise`` turns approximate functions off. ``family`` forces one; None takes the first that serves the variant.
+    ``layout`` is a kind of storage of keys and values, a name in LAYOUTS.
     """
 
     arch: str
     dtype: str
     head_dim: int
     head_dim_v: int | None = None
-    layout: Literal["contiguous"] = "contiguous"
+    layout: LayoutKind = "contiguous"
     family: str | None = None
     precise: bool = False
 
@@ -69,7 +77,7 @@ class KernelSpec:
                 f"unknown KV layout `{self.layout}`",
                 expected=" or ".join(LAYOUTS),
                 got=self.layout,
-                help="padded batches with any strides are `contiguous`, whichever axis holds the heads",
+                help="leave it out: padded and ragged batches are `contiguous`, whichever axis holds the heads",
             )
         for name, value in (("head_dim", self.head_dim), ("head_dim_v", self.dim_v)):
             if not 1 <= value <= MAX_HEAD_DIM:
@@ -105,10 +113,22 @@ class Choice:
     def module(self) -> Any:
         return family(self.family)
 
+    @property
+    def layout(self) -> LayoutKind:
+        """The most general kind of storage that the kernel reads: one kernel serves the kinds before it, too."""
+        served: tuple[LayoutKind, ...] = self.module.LAYOUTS
+        return served[-1]
+
 
 def family(name: str) -> ModuleType:
     """The Python file of a family."""
     return importlib.import_module(f"attncc.codegen.families.{name}")
+
+
+def targets_of(name: str) -> tuple[str, ...]:
+    """The targets that a family compiles for, at the head dim that every family serves."""
+    refuse = family(name).refuse_shape
+    return tuple(arch for arch in TARGETS if not refuse("bf16", 128, 128, arch))
 
 
 def features(variant: Variant) -> Features:
@@ -134,22 +154,46 @@ def features(variant: Variant) -> Features:
 
 
 def choose(variant: Variant, spec: KernelSpec) -> Choice:
-    """The first family that refuses nothing.
+    """The first family that refuses nothing, and that skips the tiles which captured values leave empty.
 
     Raises UnsupportedError A0703 with every family's reasons, or A0704 with those of the forced one, each naming what
     is not served; the span is the first unserved hook's. Raises LanguageError A0405, A0406 where vectors and slices do
     not fit the spec's head dims.
     """
     spec.check()
+    refused: dict[str, tuple[str, ...]] = {}
+    found = _first((spec.family,) if spec.family is not None else FAMILIES, variant, spec, refused)
+    if found is None:
+        raise _unsupported(variant, spec, refused)
+    return found
+
+
+def next_choice(variant: Variant, spec: KernelSpec, choice: Choice) -> Choice | None:
+    """What is taken instead of a choice whose kernel turns out not to fit; None after the last family or a forced one.
+
+    The reasons of ``choice``, and MISFIT, are among those of what is taken.
+    """
+    if spec.family is not None:
+        return None
+    rest = FAMILIES[FAMILIES.index(choice.family) + 1 :]
+    return _first(rest, variant, spec, {**choice.refused, choice.family: (MISFIT,)})
+
+
+def _first(
+    names: Sequence[str], variant: Variant, spec: KernelSpec, refused: dict[str, tuple[str, ...]]
+) -> Choice | None:
+    """The first of those families that is to be taken; the reasons of those before it are added to ``refused``."""
     used = features(variant)
     lengths = _lengths(variant, spec) if len(variant.branches) == 1 else []
-    refused: dict[str, tuple[str, ...]] = {}
-    for name in (spec.family,) if spec.family is not None else FAMILIES:
+    for name in names:
         module = family(name)
         hooks = module.refuse(used)
         reasons = [*(f"{_describe(hook)} is not served" for hook in hooks)]
         reasons += lengths
         reasons += module.refuse_shape(spec.dtype, spec.head_dim, spec.dim_v, spec.arch)
+        reasons += [] if spec.layout in module.LAYOUTS else [LAYOUTS[spec.layout]]
+        if not reasons and not module.SCREENS and spec.family is None and _screened(variant):
+            reasons = ["it would visit the tiles that captured values leave empty"]
         if not reasons:
             heavy = used.hooks | ({"gather"} if _gathers(variant) else set())
             config = module.choose(
@@ -157,7 +201,7 @@ def choose(variant: Variant, spec: KernelSpec) -> Choice:
             )
             return Choice(name, config, refused)
         refused[name] = tuple(reasons)
-    raise _unsupported(variant, spec, refused)
+    return None
 
 
 def _lengths(variant: Variant, spec: KernelSpec) -> list[str]:
@@ -171,6 +215,18 @@ def _lengths(variant: Variant, spec: KernelSpec) -> list[str]:
         if whole is not None and length not in (None, whole):
             reasons.append(f"the hook `{hook}` gives {length} of {whole} channels")
     return list(dict.fromkeys(reasons))
+
+
+def _screened(variant: Variant) -> bool:
+    """Whether captured values can prove tiles of the mask empty: most of them, as a rule, so whoever skips them is
+    faster."""
+    mask = variant.branches[0].mask
+    if mask is None or not any(isinstance(node, Load) for node in walk(mask)):
+        return False
+    from attncc.codegen.emit.positions import positions
+    from attncc.passes.screen import screen
+
+    return screen(positions(mask)) is not None
 
 
 def _gathers(variant: Variant) -> bool:
@@ -217,7 +273,7 @@ def _unsupported(variant: Variant, spec: KernelSpec, refused: Mapping[str, tuple
         f"no kernel family runs `{variant.name}` on {what}",
         span=span,
         expected=f"one of {', '.join(FAMILIES)} to serve it",
-        got="; ".join(dict.fromkeys(reason for reasons in refused.values() for reason in reasons)),
+        got="; ".join(refused[FAMILIES[-1]]),  # what serves most is the nearest; the notes have every family
         help="on CPU tensors the reference runs every variant",
         notes=notes,
     )
@@ -228,8 +284,8 @@ _WRITTEN_AS = {"after": "weight", "operands": "operand"}
 
 
 def _first_unserved(variant: Variant, refused: Mapping[str, tuple[str, ...]]) -> Span | None:
-    """Where the first hook stands that some family does not serve; None where only the shape is refused."""
-    reasons = {reason for given in refused.values() for reason in given}
+    """Where the first hook stands that the last family asked does not serve; None where only the shape is refused."""
+    reasons = list(refused.values())[-1]
     unserved = {hook for hook in features(variant).hooks if f"{_describe(hook)} is not served" in reasons}
     places = {_WRITTEN_AS.get(hook, hook) for hook in unserved}
     for label, root in variant.roots():

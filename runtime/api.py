@@ -216,6 +216,8 @@ class Compiled:
     def resolve(self, shapes: Mapping[str, tuple[int, ...]], *, layout: str = "nhd") -> Resolution:
         """The kernel a call with tensors of these shapes would use, found without a GPU and without launching.
 
+        It knows no strides: they are taken to be those of a TMA descriptor, as nearly all are.
+
         ``shapes`` has "q", "k" and "v", and may have those of captured tensors to check them too. Raises what the call
         would: CallError A0834–A0836 for shapes that do not fit, UnsupportedError for head dims that no kernel serves.
         """

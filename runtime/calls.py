@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attncc.binding import BoundVariant, bind_extents, check_requires, is_array, over_tokens, refuses_starts, registered
 from attncc.diagnostics import CallError, UnsupportedError
 from attncc.ir.nodes import SOFTMAX, Param, Variant
 from attncc.ir.walk import walk
-from attncc.runtime import checks, splits, tensors
+from attncc.runtime import checks, descriptors, splits, tensors
 from attncc.runtime.launch import Frame, Inputs, kernel, token_indptr
 from attncc.runtime.layouts import layout_of
 from attncc.runtime.plan import GIVEN, Plan
 from attncc.runtime.tensors import View
 
 if TYPE_CHECKING:
-    from attncc.artifact import Artifact
+    from attncc.artifact import Artifact, LayoutKind
     from attncc.codegen.select import KernelSpec
+
+log = logging.getLogger("attncc.runtime")
 
 _artifacts: dict[tuple[Any, ...], tuple[Variant, Artifact]] = {}
 _plans: dict[tuple[Any, ...], Plan] = {}
@@ -120,10 +123,23 @@ def prepared(
 
     Raises UnsupportedError A0701–A0708, ToolchainError A10xx, CallError A0840, A0844.
     """
-    from attncc.runtime.driver import device
+    kind = descriptors.layout_kind((inputs.k, inputs.kv_layout), (inputs.v, inputs.kv_layout))
+    try:
+        plan = _planned(bound, options, inputs, wanted, kind)
+    except descriptors.Refused as refused:  # the driver has the last word on what it describes
+        log.warning("no TMA descriptor of %s: `%s` runs on another kernel", refused, bound.name)
+        plan = _planned(bound, options, inputs, wanted, "strided")
+    if key is not None:
+        if len(_plans) >= _KEPT:
+            _plans.clear()
+        _plans[key] = plan
+    return plan
 
-    shapes, on = inputs.shapes, device(inputs.q.index)
-    artifact = artifact_for(bound, options, inputs.frame())
+
+def _planned(bound: BoundVariant, options: Options, inputs: Inputs, wanted: Wanted, kind: LayoutKind) -> Plan:
+    """A plan for a kernel that reads storage of that kind."""
+    shapes = inputs.shapes
+    artifact = artifact_for(bound, options, inputs.frame(), kind)
     manifest = artifact.manifest
     if manifest.merge is None and (wanted.partial or (wanted.num_splits or 1) > 1):
         raise UnsupportedError(
@@ -134,26 +150,24 @@ def prepared(
             help="leave both out",
         )
     _check_ragged_captures(inputs, artifact)
+    loaded = kernel(artifact, inputs.q.index)
     cut = splits.Splits(1, max(shapes.kv_len, 1))
     if manifest.merge is not None:
         cut = splits.choose(
             shapes,
             block_m=manifest.tile["block_m"],
             block_n=manifest.tile["block_n"],
-            blocks=on.sms * max(manifest.tile.get("min_blocks", 1), 1),
+            blocks=loaded.resident,
             wanted=wanted.num_splits,
         )
     of = tensors.library_named(inputs.q.library)
-    plan = Plan(bound.variant, kernel(artifact, inputs.q.index), of, inputs, cut, partial=wanted.partial)
-    if key is not None:
-        if len(_plans) >= _KEPT:
-            _plans.clear()
-        _plans[key] = plan
-    return plan
+    return Plan(bound.variant, loaded, of, inputs, cut, partial=wanted.partial)
 
 
-def artifact_for(bound: BoundVariant, options: Options, frame: Frame) -> Artifact:
-    """The kernel of a call on a GPU. Raises UnsupportedError A0701–A0708, ToolchainError A10xx."""
+def artifact_for(bound: BoundVariant, options: Options, frame: Frame, kind: LayoutKind = "contiguous") -> Artifact:
+    """The kernel of a call on a GPU; ``kind`` as KernelSpec.layout. Raises UnsupportedError A0701–A0708, ToolchainError
+    A10xx.
+    """
     from attncc.codegen.select import KernelSpec
     from attncc.codegen.targets import best
     from attncc.runtime.driver import device
@@ -163,6 +177,7 @@ def artifact_for(bound: BoundVariant, options: Options, frame: Frame) -> Artifac
         dtype=frame.dtype,
         head_dim=frame.shapes.head_dim,
         head_dim_v=frame.shapes.head_dim_v,
+        layout=kind,
         family=options.family,
         precise=options.precise,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from attncc.runtime.tensors import View
 
 PerRequest = int | View | None  # an i32, or i32[batch] on the device, or not given
 GRID_LIMIT = (2**31 - 1, 65535, 65535)  # Programming Guide 13.0, "Technical Specifications per Compute Capability"
-_I32_MAX = 2**31 - 1
+_I32_MAX, _U32_MAX = 2**31 - 1, 2**32 - 1
 _SIZE = {"ptr": 8, "i64": 8, "i32": 4, "u32": 4, "f32": 4}
 
 
@@ -110,6 +111,8 @@ class Kernel:
         if manifest.merge is not None:
             self.merge = module.function(manifest.entries["merge"].symbol, manifest.merge.smem)
         self.slots = slots(on.index)
+        # Blocks that run at once, as the tile table means them to.
+        self.resident = on.sms * max(manifest.tile.get("min_blocks", 1), 1)
 
     def grid(self, rule: LaunchRule, words: Mapping[str, int | float]) -> tuple[int, int, int]:
         return rule.grid_of({name: int(words.get(word, 0)) for name, word in self.sizes.items()})
@@ -237,6 +240,14 @@ def check_alignment(name: str, tensor: View, layout: Layout, alignment: int) -> 
 def check_grid(shapes: Shapes, grid: tuple[int, int, int]) -> None:
     """Raises CallError A0844 where a launch cannot have that many blocks, an index would not fit 32 bits, or a size is
     past what kernels are compiled for."""
+    if math.prod(grid) > _U32_MAX:  # a persistent kernel counts them
+        raise CallError(
+            "A0844",
+            "the call is too large for one launch",
+            expected=f"at most {_U32_MAX} tiles of rows over all requests and KV heads",
+            got=str(math.prod(grid)),
+            help="give `max_qo_len` for a ragged batch: without it each request may be as long as all of them",
+        )
     if any(n > limit for n, limit in zip(grid, GRID_LIMIT, strict=True)):
         raise CallError(
             "A0844",

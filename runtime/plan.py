@@ -7,11 +7,13 @@ knows the IR.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from attncc.runtime import tensors
+from attncc.runtime.descriptors import Maps
 from attncc.runtime.driver import bindings, call, launch_config
 from attncc.runtime.launch import (
     Inputs,
@@ -63,7 +65,7 @@ class _Array:
 class Plan:
     """See the module. ``variant`` is kept so that its identity, a part of the key, is not given to another.
 
-    Raises CallError A0840 (alignment), A0844 (too large).
+    Raises CallError A0840 (alignment), A0844 (too large), descriptors.Refused (the driver describes no such storage).
     """
 
     def __init__(
@@ -88,6 +90,11 @@ class Plan:
             check_alignment("out", inputs.out, layout, manifest.alignment)
             self.out_span = _reach(inputs.out)
         self._arrays(inputs, splits)
+        self.maps: Maps | None = None
+        if manifest.abi.maps:
+            self.maps = Maps(manifest.abi.maps, {name: (tensor, place) for name, tensor, place in places})
+            with kernel.device.current():
+                self.maps.bytes_at(inputs.q.pointer, inputs.k.pointer, inputs.v.pointer)
 
         words = launch_words(inputs, own_scale=manifest.own_scale)
         if splits.count > 1 or partial:
@@ -95,6 +102,8 @@ class Plan:
         x, y, z = kernel.grid(manifest.launch, words)
         self.grid = (x * splits.count, y, z)
         check_grid(shapes, self.grid)
+        if manifest.launch.persistent:
+            self.grid = (min(math.prod(self.grid), kernel.resident), 1, 1)
         self.launches = [(kernel.main, self.grid, manifest.launch)]
         if splits.count > 1:
             assert manifest.merge is not None
@@ -241,12 +250,16 @@ class Plan:
         if pushed:
             call(bindings().cuCtxPushCurrent(self.kernel.device.context))
         try:
+            maps = self.maps
+            described = b"" if maps is None else maps.bytes_at(at_q, at_k, at_v)
             with lane.lock:
                 status, capturing = self._capturing(lane.stream)
                 if status:
                     call((status,))
                 slot = lane.take_captured() if int(capturing) else lane.take()
                 slot.bytes[: self.size] = self.template
+                if maps is not None:
+                    slot.bytes[maps.start : maps.end] = described
                 words = slot.words
                 place_q, place_k, place_v = self.at_inputs
                 words[place_q], words[place_k], words[place_v] = at_q, at_k, at_v

@@ -15,7 +15,7 @@ from typing import Any
 from attncc.diagnostics import ToolchainError
 from attncc.runtime.driver import Device, bindings, call, relaxed_capture
 
-SLOT_BYTES = 4096
+SLOT_BYTES = 4096 + 256  # words, and descriptors behind them; a multiple of a descriptor's alignment
 SLOTS_A_PAGE = 16  # one event for as many launches
 PAGES_A_CHUNK = 16
 

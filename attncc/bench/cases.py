@@ -7,7 +7,7 @@ published tables of FlashAttention (arXiv 2407.08608, section 4.1).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attncc.frontend import F32, I32, At, Tensor, hooks, softmax, tanh, variant
@@ -69,7 +69,7 @@ class Case:
     """One line of a table. ``base`` is what it is compared with besides peers: the same without its hook.
 
     ``bar`` is the least ratio that is asked for: of a peer's time to ours at ``against``, or of ours without the hook
-    ("base"), by exact operations.
+    ("base"), by exact operations. ``family`` forces a kernel family.
     """
 
     variant: str
@@ -78,6 +78,7 @@ class Case:
     base: str | None = None
     against: str = "FLASH"
     bar: float | None = None
+    family: str | None = None
 
     @property
     def batch(self) -> int:
@@ -193,10 +194,13 @@ def _hooked(head_dim: int, length: int) -> list[Case]:
 
 
 PRESETS: Mapping[str, tuple[Case, ...]] = {
-    "mma_sm80": (
-        *_plain((64, 128, 256), (2048, 8192), {64: 0.90, 128: 0.90, 256: 0.85}),
-        *_hooked(64, 8192),
-        *_hooked(128, 8192),
+    "mma_sm80": tuple(
+        replace(case, family="mma_sm80")
+        for case in (
+            *_plain((64, 128, 256), (2048, 8192), {64: 0.90, 128: 0.90, 256: 0.85}),
+            *_hooked(64, 8192),
+            *_hooked(128, 8192),
+        )
     ),
     "quick": (Case("dense", 128, 2048), Case("causal", 128, 2048), Case("alibi", 128, 2048, "causal", "base")),
 }
@@ -208,8 +212,6 @@ def pairs(made: Made, case: Case, tile: int = 256) -> int:
     mask = None if made.bound is None else made.bound.variant.branches[0].mask
     if made.bound is None or mask is None:
         return whole
-    from dataclasses import replace
-
     from attncc.ir.nodes import Branch, Coord, Load
     from attncc.ir.walk import walk
     from attncc.passes.classify import Box, Tile, classify

@@ -52,12 +52,12 @@ def run(case: Case, peers: Sequence[str], rounds: int) -> Line:
     device = "cuda"
     made = make(case.variant, case, device)
     sets = _inputs(case)
-    ours = [_ours(made, *tensors) for tensors in sets]
+    ours = [_ours(made, case.family, *tensors) for tensors in sets]
     calls: dict[str, list[Call]] = {OURS: ours}
     counts = {OURS: pairs(made, case)}
     if case.base is not None:
         base = make(case.base, case, device)
-        calls[BASE] = [_ours(base, *tensors) for tensors in sets]
+        calls[BASE] = [_ours(base, case.family, *tensors) for tensors in sets]
         counts[BASE] = pairs(base, case)
     for name in peers:
         found = [PEERS[name](case.variant, made, *tensors) for tensors in sets]
@@ -100,10 +100,13 @@ def _inputs(case: Case) -> list[tuple[Any, Any, Any]]:
     return [(made(), made(), made()) for _ in range(max(1, -(-4 * cache // size)))]
 
 
-def _ours(made: Made, q: Any, k: Any, v: Any) -> Call:
+def _ours(made: Made, family: str | None, q: Any, k: Any, v: Any) -> Call:
     import attncc
 
-    return lambda: attncc.attention(q, k, v, made.bound)
+    if family is None:
+        return lambda: attncc.attention(q, k, v, made.bound)
+    compiled = attncc.compile(made.bound, head_dim=q.shape[-1], family=family)
+    return lambda: compiled(q, k, v)
 
 
 def _works(call: Call) -> bool:

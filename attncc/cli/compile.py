@@ -226,5 +226,10 @@ def _say_choice(result: Stages) -> None:
 
 
 def _say_made(result: Stages) -> None:
+    from attncc.codegen.select import MISFIT
+
+    if result.settled is not result:
+        print(f"attncc: {result.choice.family} does not serve it after all: {MISFIT}", file=sys.stderr)
+        print(f"attncc: family {result.artifact.manifest.family}", file=sys.stderr)
     how = "read from the cache" if result.made.cached else "compiled"
     print(f"attncc: {how} in {result.made.seconds:.3f} s", file=sys.stderr)

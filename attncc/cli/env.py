@@ -26,6 +26,9 @@ def command(as_json: bool) -> int:
     rows.append(("driver", found.driver or "no NVIDIA driver"))
     for index, gpu in enumerate(found.gpus):
         rows.append((f"GPU {index}", f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB, {gpu.capability} → {gpu.target}"))
+    rows += [
+        (f"kernels {index}", f"{name}: {', '.join(on)}") for index, (name, on) in enumerate(found.families.items())
+    ]
     rows.append(("cache", f"{found.cache.folder}  ({found.cache.summary()})"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

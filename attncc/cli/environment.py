@@ -70,6 +70,7 @@ class Environment:
     packages: Mapping[str, str | None]
     driver: str | None
     gpus: tuple[Gpu, ...]
+    families: Mapping[str, tuple[str, ...]]  # the targets of each kernel family, in order of preference
     cache: CacheState
     problems: tuple[Problem, ...]
     can_compile: bool
@@ -78,6 +79,7 @@ class Environment:
 
 def inspect() -> Environment:
     """Look at this machine. Never raises for what it finds."""
+    from attncc.codegen.select import FAMILIES, targets_of
     from attncc.codegen.toolchain import problems as toolchain_problems
 
     packages = _packages()
@@ -97,6 +99,7 @@ def inspect() -> Environment:
         packages=packages,
         driver=f"CUDA {version[0]}.{version[1]}" if version else None,
         gpus=present,
+        families={name: targets_of(name) for name in FAMILIES},
         cache=cache,
         problems=(*compiling, *running, *other),
         can_compile=not compiling,

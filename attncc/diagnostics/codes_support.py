@@ -33,8 +33,10 @@ configuration for, a target it does not compile for. Nothing is approximated and
 tensors the reference runs every variant, on a GPU none does yet.
 
     variant peak {
-        emit top = rowmax(logits)     # `emit` is not served by mma_sm80
+        emit top = rowmax(logits)     # `emit` is not served by any
     }
+
+    attncc compile peak.attn -v       # which families were asked, and what each said
 """,
     ),
     "A0704": Entry(
@@ -47,7 +49,7 @@ or target; the message says which. Leave it out, and the first family that serve
     "A0705": Entry(
         "unknown kernel family",
         """
-The families are listed in the message. `mma_sm80` is the portable one.
+The families are listed in the message. `mma_sm80` is the portable one, `wgmma_sm90` is for Hopper (sm_90a).
 
     attncc compile causal.attn --family mma        # fails
     attncc compile causal.attn --family mma_sm80   # works
@@ -70,7 +72,8 @@ CPU to run the reference.
     "A0708": Entry(
         "unknown KV layout",
         """
-A kernel is compiled for a kind of layout. The one there is so far is `contiguous`: padded batches with any strides.
+A kernel is compiled for a kind of layout: `contiguous` is keys and values with strides that a TMA descriptor has, which
+is nearly everything, and `strided` those with any other, such as an axis that runs backwards. A call finds its own.
 """,
     ),
 }

@@ -31,6 +31,8 @@ SHARED_BYTES: Final[Mapping[str, int]] = {
 }
 HEAD_DIMS: Final = tuple(range(32, 257, 16))
 DTYPES: Final = ("f16", "bf16")
+LAYOUTS: Final = ("contiguous", "strided")  # kinds of storage of K and V, of LAYOUTS in codegen/select.py
+SCREENS: Final = True  # whether it skips tiles by Variant::screen
 
 
 class Features(Protocol):

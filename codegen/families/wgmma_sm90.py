@@ -20,6 +20,8 @@ HEADER: Final = "families/wgmma_sm90.cuh"
 SERVES: Final = frozenset({"logits", "mask", "sink", "weight", "normalize"})
 ARCH: Final = "sm_90a"
 DTYPES: Final = ("f16", "bf16")
+LAYOUTS: Final = ("contiguous",)  # kinds of storage of K and V, of LAYOUTS in codegen/select.py
+SCREENS: Final = False  # whether it skips tiles by Variant::screen
 # (head_dim, head_dim_v)
 SHAPES: Final = ((64, 64), (128, 128))
 

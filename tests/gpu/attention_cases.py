@@ -119,11 +119,12 @@ def check(
     seed: int = 0,
     pool: Pool | None = None,
     arguments: dict[str, Any] | None = None,
+    family: str | None = None,
     **call: Any,
 ) -> None:
     """Run an example and hold it to the accuracy bounds, with NaN around every request and poison around the output.
 
-    ``call`` are further arguments of the call, as numpy arrays or scalars.
+    ``call`` are further arguments of the call, as numpy arrays or scalars; ``family`` forces a kernel family.
     """
     rng = np.random.default_rng(seed)
     heads = sizes.kv_heads * group
@@ -152,7 +153,14 @@ def check(
     tensors = [surrounded(array, TORCH[dtype], layout, float("nan"))[0] for array in (q, k, v)]
     out, buffer = surrounded(np.full(ref.out.shape, POISON), TORCH[dtype], layout, POISON)
     moved = {key: on_device(value) for key, value in {**lens, **call}.items()}
-    result, lse = attncc.attention(*tensors, bind(name, given), out=out, return_lse=True, layout=layout, **moved)
+    moved |= {"out": out, "return_lse": True, "layout": layout}
+    on_gpu = bind(name, given)
+    if family is None:
+        result, lse = attncc.attention(*tensors, on_gpu, **moved)
+    else:
+        compiled = attncc.compile(on_gpu, dtype=dtype, head_dim=head_dim, family=family)
+        assert compiled.artifact.manifest.family == family
+        result, lse = compiled(*tensors, **moved)
     assert result is out
 
     got, got_lse = host(out, layout), host(lse, layout)

@@ -42,7 +42,7 @@ def test_run_computes_the_kernel_and_agrees(
     status = main([*arguments, *ARGUMENTS.get(name, ())])
     out = capsys.readouterr().out
     assert status == OK, out
-    assert re.search(rf"gpu: {name}\w*\.mma_sm80\.sm_\w+\.{dtype}\.d128\.\w+, [\d.]+ ms", out)
+    assert re.search(rf"gpu: {name}\w*\.(wgmma_sm90|mma_sm80)\.sm_\w+\.{dtype}\.d128\.\w+, [\d.]+ ms", out)
     assert out.count("\nagrees with the reference: ") == (1 if name == "sigmoid" else 2)  # rows, LSE
 
 

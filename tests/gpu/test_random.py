@@ -144,8 +144,18 @@ def test_a_random_call_agrees_with_the_reference(number: int, pool: Pool) -> Non
     check(case, factory(**given), lambda values: factory(**values), given, rng, pool)
 
 
-def check(case: Case, bound: BoundVariant, bind: Any, given: dict[str, Any], rng: Any, pool: Pool) -> None:
-    """Run a case and hold it to the accuracy bounds. ``bind`` makes the variant with values on the device."""
+def check(
+    case: Case,
+    bound: BoundVariant,
+    bind: Any,
+    given: dict[str, Any],
+    rng: Any,
+    pool: Pool,
+    family: str | None = None,
+) -> None:
+    """Run a case and hold it to the accuracy bounds. ``bind`` makes the variant with values on the device; ``family``
+    forces a kernel family.
+    """
     sizes, heads = case.sizes, case.kv_heads * case.group
     batch = len(case.rows)
     rounded = PRECISIONS[case.dtype].round
@@ -182,15 +192,12 @@ def check(case: Case, bound: BoundVariant, bind: Any, given: dict[str, Any], rng
     tensors = [surrounded(array, kind, case.layout, nan)[0] for array in (q, k, v)]
     out, buffer = surrounded(np.full((*q.shape[:-1], case.head_dim_v), POISON), kind, case.layout, POISON)
     softmax = ref.lse is not None
-    result = attncc.attention(
-        *tensors,
-        bind(values),
-        out=out,
-        return_lse=softmax,
-        layout=case.layout,
-        num_splits=case.num_splits,
-        **options,
-    )
+    options |= {"out": out, "return_lse": softmax, "layout": case.layout, "num_splits": case.num_splits}
+    if family is None:
+        result = attncc.attention(*tensors, bind(values), **options)
+    else:
+        dims = {"head_dim": case.head_dim, "head_dim_v": case.head_dim_v}
+        result = attncc.compile(bind(values), dtype=case.dtype, **dims, family=family)(*tensors, **options)
     got = requests(out, case)
     report = row_bound(np.concatenate(got), picked(ref.out, case), picked(eager.out, case), case.dtype, pool)
     assert report.ok, f"{case}: {report}"

@@ -1,4 +1,4 @@
-"""Every variant of the repository that the portable family serves, through NVRTC at head dim 128: no spills."""
+"""Every variant of the repository that a family serves, through NVRTC: no spills."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from attncc import grammar
-from attncc.codegen.compile import compile_kernel
+from attncc.cache import Cache
+from attncc.codegen.compile import compile_kernel, stages
 from attncc.codegen.emit.source import emit_kernel
 from attncc.codegen.families import mma_sm80
 from attncc.codegen.nvrtc import compile_cuda
@@ -37,7 +38,7 @@ def test_everything_served_compiles_without_spills(arch: str) -> None:
     assert len(variants) > 40, "the examples and the acceptance set of masks and scores"
     wrong = {}
     for place, variant in variants:
-        config = choose(variant, KernelSpec(arch=arch, dtype="bf16", head_dim=128)).config
+        config = choose(variant, KernelSpec(arch=arch, dtype="bf16", head_dim=128, family="mma_sm80")).config
         source = emit_kernel(variant, mma_sm80, config)
         compiled = compile_kernel(source, mma_sm80, config, arch)
         used = compiled.resources[mma_sm80.ENTRIES["main"]]
@@ -45,6 +46,19 @@ def test_everything_served_compiles_without_spills(arch: str) -> None:
         if used.spill_loads or used.spill_stores or compiled.warnings:
             wrong[place] = (used, compiled.warnings)
     assert not wrong
+
+
+@pytest.mark.slow
+def test_what_is_taken_on_hopper_compiles_without_spills(tmp_path: Path) -> None:
+    wrong, families = {}, []
+    for place, variant in served():
+        made = stages(variant, KernelSpec(arch="sm_90a", dtype="bf16", head_dim=128), cache=Cache(tmp_path))
+        main = made.artifact.main
+        families.append(made.artifact.manifest.family)
+        if main.spill_loads or main.spill_stores or made.artifact.manifest.warnings:
+            wrong[place] = main
+    assert not wrong
+    assert families.count("wgmma_sm90") > 30
 
 
 def test_what_decides_is_not_fused() -> None:

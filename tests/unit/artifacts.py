@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, Word, digest
+from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, TensorMap, Word, digest
 
 CUBIN = bytes(range(256)) * 40
 
@@ -25,10 +25,11 @@ def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
             entries={"main": Entry("attncc_main", 168, 0, 0, 0, 1024)},
             launch=LaunchRule(("ceil_div(max_qo_len * group, 128)", "num_kv_heads", "batch"), 128, 49152),
             abi=Abi(
-                size=24,
+                size=320,
                 words=words,
                 params=(Parameter("cap", "f32", "cap", 50.0),),
                 tensors=(Capture("slopes", "f32", ("num_heads",), "slopes"),),
+                maps=(TensorMap("k", (64, 128), 128, 64), TensorMap("v", (64, 128), 128, 192)),
             ),
             features=("logits", "mask"),
             own_scale=False,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attncc.artifact import CUBIN, MANIFEST, LaunchRule, parse, read
+from attncc.artifact import CUBIN, MANIFEST, LaunchRule, _integrity, parse, read
 from attncc.diagnostics import ArtifactError
 from tests.unit.artifacts import small
 
@@ -65,6 +65,31 @@ def test_another_schema_is_refused_by_name() -> None:
     with pytest.raises(ArtifactError) as caught:
         parse(json.dumps(data).encode(), CODE, HERE)
     assert (caught.value.code, caught.value.got) == ("A0912", "schema 99")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("operand", "out"),
+        ("operand", 3),
+        ("box", []),
+        ("box", [64, 257]),
+        ("box", 64),
+        ("swizzle", 100),
+        ("offset", 65),
+        ("offset", -64),
+        ("offset", 256),
+        ("offset", None),
+        ("extra", 1),
+    ],
+)
+def test_a_descriptor_that_means_nothing_is_damage(name: str, value: object) -> None:
+    """Written whole and hashed, yet by something that is not this module."""
+    data = json.loads(TEXT)
+    data["manifest"]["abi"]["maps"][1][name] = value
+    data["integrity"] = _integrity(data["key"], data["manifest"])
+    with pytest.raises(ArtifactError, match="A0911"):
+        parse(json.dumps(data).encode(), CODE, HERE)
 
 
 def test_a_folder_without_a_kernel_is_named(tmp_path: Path) -> None:

@@ -298,10 +298,13 @@ def test_env_as_text_and_json_say_the_same(fresh_cache: Path, capsys: pytest.Cap
     assert data["cache"]["folder"] == str(fresh_cache)
     assert data["cache"]["kernels"] == 0
     assert data["packages"]["numpy"]
+    assert data["families"]["wgmma_sm90"] == ["sm_90a"]
+    assert {"sm_80", "sm_90a"} <= set(data["families"]["mma_sm80"])
     assert data["can_compile"] in (True, False)
     assert main(["env"]) == OK
     text = capsys.readouterr().out
     assert str(fresh_cache) in text
+    assert "wgmma_sm90: sm_90a\n" in text
     assert f"compile: {'yes' if data['can_compile'] else 'no'}" in text
     for problem in data["problems"]:
         assert problem["what"] in text

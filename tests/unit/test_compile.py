@@ -15,9 +15,11 @@ import pytest
 import attncc
 from attncc.artifact import Artifact
 from attncc.cache import Cache
+from attncc.codegen import compile as compiling
 from attncc.codegen.compile import STAGES, KernelSpec, compile_variant, stages
 from attncc.codegen.launch_block import LAUNCH_FIELDS
-from attncc.codegen.select import FAMILIES, choose, features
+from attncc.codegen.nvrtc import compile_cuda
+from attncc.codegen.select import FAMILIES, MISFIT, choose, features
 from attncc.diagnostics import LanguageError, UnsupportedError
 from attncc.grammar import read
 from attncc.ir.nodes import Variant
@@ -82,6 +84,25 @@ def test_the_block_begins_with_launch_and_holds_every_parameter(gemma2: Artifact
     assert max(word.offset for word in abi.words) < abi.size
 
 
+@pytest.mark.parametrize("name", ["causal", "gemma2", "alibi", "t5_bias"])
+def test_descriptors_lie_where_the_kernel_reads_them(name: str) -> None:
+    made = stages(example(name), SPEC)
+    abi = made.artifact.manifest.abi
+    operands = [item.operand for item in abi.maps]
+    assert f"struct Block {{\n  Params params;\n  attncc::TensorMap {', '.join(operands)};\n}};" in made.cuda
+    assert max(word.offset for word in abi.words) < abi.maps[0].offset
+    # NVRTC has no offsetof: what ends where the next member begins.
+    ends = {", ".join(operands[:count]): item.offset for count, item in enumerate(abi.maps[1:], 1)}
+    ends[", ".join(operands)] = abi.size
+    text = "".join(
+        f"struct Until{end} {{ Params params; attncc::TensorMap {members}; }};\n"
+        f"static_assert(sizeof(Until{end}) == {end});\n"
+        for members, end in ends.items()
+    )
+    compile_cuda(made.cuda + text, arch="sm_90a", name="block.cu")
+    assert not stages(made.variant, replace(SPEC, family="mma_sm80")).artifact.manifest.abi.maps
+
+
 def test_a_capture_states_its_dims() -> None:
     text = "variant v(bias: bf16[num_heads, 2 * n + 1, n]) { logits = score + bias[h, q, k] }"
     (capture,) = compile_variant(variant_of(text), SPEC).manifest.abi.tensors
@@ -144,7 +165,15 @@ def test_what_forces_a_compile_is_in_the_key(spec: KernelSpec) -> None:
 
 
 def test_a_forced_family_that_would_be_chosen_anyway_is_the_same_kernel() -> None:
-    assert key(GEMMA2, replace(SPEC, family="mma_sm80")) == key(GEMMA2)
+    assert key(GEMMA2, replace(SPEC, family="wgmma_sm90")) == key(GEMMA2)
+    assert key(GEMMA2, replace(SPEC, family="mma_sm80")) != key(GEMMA2)
+
+
+def test_storage_of_another_kind_is_another_kernel_only_where_one_does_not_read_both() -> None:
+    strided = replace(SPEC, layout="strided")
+    assert key(GEMMA2, strided) == key(GEMMA2, replace(SPEC, family="mma_sm80"))
+    other = replace(SPEC, head_dim=96)
+    assert key(GEMMA2, replace(other, layout="strided")) == key(GEMMA2, other)
 
 
 def test_a_second_process_reads_the_cache_and_loads_no_compiler(tmp_path: Path, repo_root: Path) -> None:
@@ -177,7 +206,7 @@ def test_every_stage_can_be_written(tmp_path: Path) -> None:
     assert "#line" not in made.cuda
     assert ".target sm_90a" in made.ptx
     assert written["cubin"] == made.artifact.cubin
-    assert "HMMA" in made.sass
+    assert "HGMMA" in made.sass
     assert json.loads(made.manifest)["key"] == made.key
     assert json.loads(str(written["report"]))["entries"]["main"]["registers"] == made.artifact.main.registers
 
@@ -217,7 +246,36 @@ def test_what_no_family_serves_is_named(feature: str) -> None:
 def test_a_score_of_the_product_is_served() -> None:
     variant = variant_of("variant v { score = sm_scale * dot(query, key) - 1.0 }")
     assert "score" not in features(variant).hooks
-    assert choose(variant, SPEC).family == FAMILIES[-1]
+    assert choose(variant, SPEC).family == FAMILIES[0]
+
+
+def test_a_mask_by_captured_data_goes_to_a_family_that_skips_its_tiles() -> None:
+    chosen = choose(example("documents"), SPEC)
+    assert (chosen.family, chosen.refused["wgmma_sm90"]) == (
+        "mma_sm80",
+        ("it would visit the tiles that captured values leave empty",),
+    )
+    assert choose(example("documents"), replace(SPEC, family="wgmma_sm90")).family == "wgmma_sm90"
+    assert choose(example("prefix_lm"), SPEC).family == "wgmma_sm90"
+
+
+@pytest.mark.parametrize(("fitting", "taken"), [("mma_sm80", "mma_sm80"), ("none", "wgmma_sm90")])
+def test_a_kernel_that_spills_gives_way_to_one_that_does_not(
+    fitting: str, taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is forced; each is kept under its own key."""
+    monkeypatch.setattr(compiling, "_judge", lambda artifact: (True, artifact.manifest.family == fitting))
+    cache = Cache(tmp_path)
+    made = stages(variant_of(GEMMA2), SPEC, cache=cache)
+    assert made.choice.family == "wgmma_sm90"
+    assert made.artifact.manifest.family == taken
+    assert f"families/{taken}.cuh" in str(made.emit("cuda"))
+    refused = {"wgmma_sm90": [MISFIT]} if taken != "wgmma_sm90" else {}
+    assert made.report["refused"] == refused
+    for family in FAMILIES:
+        found = cache.get(stages(variant_of(GEMMA2), replace(SPEC, family=family), cache=cache).key)
+        assert found is not None
+        assert found.manifest.family == family
 
 
 def test_vectors_of_another_length_are_refused_at_the_head_dim() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,12 @@ import pytest
 import torch
 
 import attncc
+from attncc.artifact import MAP_BYTES
 from attncc.codegen.compile import KernelSpec, compile_variant
 from attncc.codegen.emit import intervals
 from attncc.codegen.select import MAX_HEAD_DIM
-from attncc.diagnostics import CallError
-from attncc.runtime import api, calls, checks, driver, launch, plan, slots, splits, tensors
+from attncc.diagnostics import CallError, UnsupportedError
+from attncc.runtime import api, calls, checks, descriptors, driver, launch, plan, slots, splits, tensors
 from attncc.runtime.block import Packer
 from attncc.runtime.layouts import LAYOUTS, MAX_LEN, MAX_START, RAGGED, Shapes
 from attncc.runtime.splits import Splits
@@ -29,7 +31,14 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # What a call may ask of the driver. None of these waits for the device; loading and pinning happen before the first
 # launch, and what a page of slots needs once in as many launches as it has slots.
 ONCE = {"cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction"}
-ONCE |= {"cuFuncSetAttribute", "cuMemHostAlloc", "cuMemAlloc", "cuEventCreate", "cuThreadExchangeStreamCaptureMode"}
+ONCE |= {
+    "cuTensorMapEncodeTiled",
+    "cuFuncSetAttribute",
+    "cuMemHostAlloc",
+    "cuMemAlloc",
+    "cuEventCreate",
+    "cuThreadExchangeStreamCaptureMode",
+}
 A_PAGE = {"cuEventRecord", "cuEventQuery", "cuThreadExchangeStreamCaptureMode"}
 EVERY_CALL = {"cuCtxGetCurrent", "cuStreamIsCapturing", "cuMemcpyHtoDAsync", "cuLaunchKernelEx"}
 ELSEWHERE = {"cuCtxPushCurrent", "cuCtxPopCurrent"}  # where the device's context is not current
@@ -52,7 +61,18 @@ class FakeDriver:
         self.CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="smem")
         self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED="relaxed")
         self.CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
-        self.CUdeviceptr = self.CUstream = int
+        self.CUdeviceptr = self.CUstream = self.cuuint64_t = self.cuuint32_t = int
+        self.CUtensorMapDataType = SimpleNamespace(
+            CU_TENSOR_MAP_DATA_TYPE_BFLOAT16="bf16", CU_TENSOR_MAP_DATA_TYPE_FLOAT16="f16"
+        )
+        self.CUtensorMapSwizzle = SimpleNamespace(
+            **{f"CU_TENSOR_MAP_SWIZZLE_{kind}": kind for kind in ("NONE", "32B", "64B", "128B")}
+        )
+        self.CUtensorMapInterleave = SimpleNamespace(CU_TENSOR_MAP_INTERLEAVE_NONE="no interleave")
+        self.CUtensorMapL2promotion = SimpleNamespace(CU_TENSOR_MAP_L2_PROMOTION_L2_256B="256B")
+        self.CUtensorMapFloatOOBfill = SimpleNamespace(CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE="zeros")
+        self.CUresult = SimpleNamespace(CUDA_ERROR_INVALID_VALUE=1)
+        self.refuses_maps = False
         self.CUlaunchConfig = SimpleNamespace
         self.current = CONTEXT
 
@@ -75,9 +95,16 @@ class FakeDriver:
         if name in ("cuMemHostAlloc", "cuMemAlloc"):
             self.pinned.append(ctypes.create_string_buffer(arguments[0]))
             return (ctypes.addressof(self.pinned[-1]),)
+        if name == "cuTensorMapEncodeTiled":  # a descriptor that says for which address it was made
+            made = ctypes.create_string_buffer(struct.pack("<Q", arguments[2]) * 16, 128)
+            return (SimpleNamespace(getPtr=lambda: ctypes.addressof(made), keep=made),)
         if name == "cuMemcpyHtoDAsync":
             ctypes.memmove(*arguments[:3])
         return (f"a {name}",)
+
+    def cuTensorMapEncodeTiled(self, *arguments: Any) -> tuple[Any, ...]:
+        self.calls.append(("cuTensorMapEncodeTiled", arguments))
+        return (1, None) if self.refuses_maps else (0, *self.answer("cuTensorMapEncodeTiled", arguments))
 
     def cuEventQuery(self, event: Any) -> tuple[int]:
         self.calls.append(("cuEventQuery", (event,)))
@@ -93,7 +120,7 @@ class FakeDriver:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     made = FakeDriver()
-    for module in (driver, plan, slots):
+    for module in (driver, plan, slots, descriptors):
         monkeypatch.setattr(module, "bindings", lambda: made)
     library = tensors.library_named("torch")
     on_host = replace(
@@ -142,11 +169,20 @@ def kernel(name: str) -> launch.Kernel:
 
 def run(made: launch.Kernel, call: launch.Inputs, *, splits: Splits | None = None, partial: bool = False) -> Any:
     """Plan a checked call and launch it."""
-    cut = splits or Splits(1, 9)
-    prepared = plan.Plan(None, made, tensors.library_named("torch"), call, cut, partial=partial)
+    return again(prepare(made, call, splits=splits, partial=partial), call)
+
+
+def prepare(
+    made: launch.Kernel, call: launch.Inputs, *, splits: Splits | None = None, partial: bool = False
+) -> plan.Plan:
+    return plan.Plan(None, made, tensors.library_named("torch"), call, splits or Splits(1, 9), partial=partial)
+
+
+def again(prepared: plan.Plan, call: launch.Inputs) -> Any:
+    """A launch of a plan."""
     arrays = {name: value.array if isinstance(value, View) else value for name, value in call.params.items()}
     captures = {name: value.array for name, value in call.captures.items()}
-    out = None if call.out is None or partial else call.out.array
+    out = None if call.out is None or prepared.partial else call.out.array
     return prepared.run(call.q.array, call.k.array, call.v.array, out, call.given(), arrays, captures)
 
 
@@ -181,22 +217,24 @@ def test_the_kernel_gets_the_block_it_was_sent(fake: FakeDriver) -> None:
 def test_nothing_a_call_asks_of_the_driver_waits(fake: FakeDriver) -> None:
     made = kernel("gemma2")
     call = inputs(params={"softcap": on_gpu(torch.ones(2)), "w": 4}, kv_lens=on_gpu(torch.ones(2, dtype=torch.int32)))
-    run(made, call)
+    prepared = prepare(made, call)
+    again(prepared, call)
     assert set(fake.names()) <= ONCE | EVERY_CALL | ELSEWHERE
     fake.calls.clear()
-    run(made, call)
+    again(prepared, call)
     assert set(fake.names()) == EVERY_CALL
     for _ in range(slots.SLOTS_A_PAGE):
-        run(made, call)
+        again(prepared, call)
     assert set(fake.names()) == EVERY_CALL | A_PAGE
 
 
 def test_a_thread_without_the_context_gets_it_for_the_launch(fake: FakeDriver) -> None:
-    made = kernel("causal")
-    run(made, inputs())
+    call = inputs()
+    prepared = prepare(kernel("causal"), call)
+    again(prepared, call)
     fake.calls.clear()
     fake.current = 0
-    run(made, inputs())
+    again(prepared, call)
     assert fake.names()[1] == "cuCtxPushCurrent"
     assert fake.names()[-1] == "cuCtxPopCurrent"
 
@@ -331,6 +369,104 @@ def test_a_partial_call_leaves_a_state(fake: FakeDriver, count: int) -> None:
     assert result.state.shape == (10, 4, 2)
 
 
+# Descriptors -------------------------------------------------------------------------------------------------------
+
+
+def sent_maps(made: launch.Kernel, fake: FakeDriver) -> list[bytes]:
+    """The descriptors in the block that the last launch pointed at."""
+    upload = next(arguments for name, arguments in reversed(fake.calls) if name == "cuMemcpyHtoDAsync")
+    return [ctypes.string_at(int(upload[1]) + item.offset, MAP_BYTES) for item in made.artifact.manifest.abi.maps]
+
+
+def of_address(address: int) -> bytes:
+    return struct.pack("<Q", address) * 16
+
+
+def encoded(fake: FakeDriver) -> list[tuple[Any, ...]]:
+    return [arguments for name, arguments in fake.calls if name == "cuTensorMapEncodeTiled"]
+
+
+@pytest.mark.parametrize("layout", ["nhd", "hnd"])
+def test_descriptors_of_keys_and_values_travel_in_the_block(fake: FakeDriver, layout: str) -> None:
+    made, call = kernel("causal"), inputs(layout)
+    run(made, call)
+    assert sent_maps(made, fake) == [of_address(call.k.pointer), of_address(call.v.pointer)]
+    assert sent(made, fake)["launch.max_kv_len"] == 9  # the words are where they were
+    token, head = (2 * 64 * 2, 64 * 2) if layout == "nhd" else (64 * 2, 9 * 64 * 2)
+    width = made.artifact.manifest.tile["block_n"]
+    for arguments, operand in zip(encoded(fake), (call.k, call.v), strict=True):
+        assert arguments[:3] == ("bf16", 4, operand.pointer)
+        sizes, strides, box, steps = ([int(number) for number in part] for part in arguments[3:7])
+        assert (sizes, strides) == ([64, 9, 2, 2], [token, head, 9 * 2 * 64 * 2])
+        assert (box, steps) == ([64, width, 1, 1], [1, 1, 1, 1])
+        assert arguments[7:] == ("no interleave", "128B", "256B", "zeros")
+
+
+def test_descriptors_are_made_once_an_address(fake: FakeDriver) -> None:
+    made, call = kernel("causal"), inputs()
+    prepared = prepare(made, call)
+    for _ in range(3):
+        again(prepared, call)
+    assert len(encoded(fake)) == 2
+    others = [replace(call, k=on_gpu(torch.zeros_like(call.k.array))) for _ in range(3)]
+    for other in (*others, *others, call):
+        again(prepared, other)
+        assert sent_maps(made, fake) == [of_address(other.k.pointer), of_address(call.v.pointer)]
+    assert len(encoded(fake)) == 2 + 2 * len(others)
+    again(prepared, replace(call, q=on_gpu(torch.zeros_like(call.q.array))))  # nobody copies through a descriptor of it
+    assert len(encoded(fake)) == 2 + 2 * len(others)
+
+
+def test_more_addresses_than_are_kept_are_made_again(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "KEPT", 2)
+    made, call = kernel("causal"), inputs()
+    prepared = prepare(made, call)
+    others = [replace(call, v=on_gpu(torch.zeros_like(call.v.array))) for _ in range(5)]
+    for other in (*others, *others):
+        again(prepared, other)
+        assert sent_maps(made, fake) == [of_address(call.k.pointer), of_address(other.v.pointer)]
+
+
+def test_keys_of_no_element_have_no_descriptor(fake: FakeDriver) -> None:
+    none = on_gpu(torch.zeros(2, 0, 2, 64, dtype=torch.bfloat16))
+    made = kernel("causal")
+    run(made, inputs(k=none, v=none, shapes=Shapes(2, 4, 2, 64, 64, 5, 0)))
+    assert sent_maps(made, fake) == [bytes(MAP_BYTES)] * 2
+    assert not encoded(fake)
+
+
+def family_of(call: launch.Inputs, options: calls.Options = calls.Options()) -> str:  # noqa: B008
+    made = calls.prepared(calls.plain(), options, call, calls.Wanted(), None)
+    return made.kernel.artifact.manifest.family
+
+
+def test_storage_that_no_descriptor_says_goes_to_the_portable_family(fake: FakeDriver) -> None:
+    call = inputs()
+    assert family_of(call) == "wgmma_sm90"
+    backwards = replace(call.k, strides=(*(-stride for stride in call.k.strides[:3]), 1))
+    assert family_of(replace(call, k=backwards)) == "mma_sm80"
+    assert family_of(call, calls.Options(family="mma_sm80")) == "mma_sm80"
+    with pytest.raises(UnsupportedError, match="strides that no TMA descriptor has") as caught:
+        family_of(replace(call, k=backwards), calls.Options(family="wgmma_sm90"))
+    assert caught.value.code == "A0704"
+
+
+def test_the_driver_has_the_last_word_on_what_it_describes(fake: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
+    fake.refuses_maps = True
+    assert family_of(inputs()) == "mma_sm80"
+    assert "no TMA descriptor of" in caplog.text
+
+
+def test_a_persistent_kernel_gets_as_many_blocks_as_run_at_once(fake: FakeDriver) -> None:
+    artifact = kernel("causal").artifact
+    rule = replace(artifact.manifest.launch, persistent=True)
+    made = launch.Kernel(replace(artifact, manifest=replace(artifact.manifest, launch=rule)), driver.device(0))
+    run(made, inputs())
+    run(made, inputs(), splits=Splits(100, 64))
+    grids = [(c.gridDimX, c.gridDimY, c.gridDimZ) for c in started(fake)]
+    assert grids[:2] == [(4, 1, 1), (132, 1, 1)]  # a tile for 2 KV heads of 2 requests; SMs
+
+
 def test_one_value_for_all_requests_is_repeated_on_the_device(fake: FakeDriver) -> None:
     made = kernel("gemma2")
     run(made, inputs(params={"softcap": on_gpu(torch.tensor(3.0)), "w": 4}, sm_scale=on_gpu(torch.tensor(0.5))))
@@ -378,6 +514,14 @@ def test_a_batch_past_the_grid_is_refused() -> None:
         launch.check_grid(Shapes(70_000, 4, 4, 64, 64, 1, 1), (1, 4, 70_000))
     with pytest.raises(CallError, match="A0844"):
         launch.check_grid(Shapes(1, 8, 1, 64, 64, 2**28 - 1, 1), (2**25, 1, 1))
+
+
+def test_more_tiles_than_a_kernel_counts_are_refused() -> None:
+    shapes = Shapes(2**15, 8, 8, 64, 64, 2**24, 9, 2**24, 2**24)
+    launch.check_grid(shapes, (2**13, 8, 2**15))
+    with pytest.raises(CallError, match="give `max_qo_len`") as caught:
+        launch.check_grid(shapes, (2**17, 8, 2**15))
+    assert caught.value.code == "A0844"
 
 
 @pytest.mark.parametrize("shapes", [Shapes(1, 1, 1, 64, 64, 1, 2**28), Shapes(1, 2**15, 1, 64, 64, 1, 1)], ids=str)
