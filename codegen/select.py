@@ -18,7 +18,7 @@ from attncc.passes.dependence import dependence, stage
 from attncc.passes.diagonals import on_diagonal
 from attncc.passes.scale import is_scaled_dot
 
-# In order of preference; the last one is the portable family, which serves most.
+# In order of preference, those apart that are taken by name only; the last is the portable family, which serves most.
 FAMILIES = ("wgmma_sm90", "mma_sm80")
 DTYPES = ("f16", "bf16")
 # Kinds of storage of keys and values, the common one first, and how a refusal calls them. Rows are contiguous in all.
@@ -192,8 +192,11 @@ def _first(
         reasons += lengths
         reasons += module.refuse_shape(spec.dtype, spec.head_dim, spec.dim_v, spec.arch)
         reasons += [] if spec.layout in module.LAYOUTS else [LAYOUTS[spec.layout]]
-        if not reasons and not module.SCREENS and spec.family is None and _screened(variant):
-            reasons = ["it would visit the tiles that captured values leave empty"]
+        if not reasons and spec.family is None:
+            if module.BY_NAME is not None:
+                reasons = [module.BY_NAME]
+            elif not module.SCREENS and _screened(variant):
+                reasons = ["it would visit the tiles that captured values leave empty"]
         if not reasons:
             heavy = used.hooks | ({"gather"} if _gathers(variant) else set())
             config = module.choose(

@@ -22,6 +22,8 @@ ARCH: Final = "sm_90a"
 DTYPES: Final = ("f16", "bf16")
 LAYOUTS: Final = ("contiguous",)  # kinds of storage of K and V, of LAYOUTS in codegen/select.py
 SCREENS: Final = False  # whether it skips tiles by Variant::screen
+# Why it is taken only where it is named, if so. Cold compiles are promised in a second.
+BY_NAME: Final = "it is taken by name only: its kernels compile in up to two seconds"
 # (head_dim, head_dim_v)
 SHAPES: Final = ((64, 64), (128, 128))
 

@@ -22,7 +22,7 @@ from attncc.runtime.driver import device
 from tests.gpu import test_random
 from tests.gpu.attention_cases import ARGUMENTS, DEVICE, TORCH, Sizes, check, example, on_device
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("hopper_first")]
 
 FAMILIES = ("wgmma_sm90", "mma_sm80")
 LENGTHS = (

@@ -26,6 +26,8 @@ from attncc.runtime.layouts import LAYOUTS, MAX_LEN, MAX_START, RAGGED, Shapes
 from attncc.runtime.splits import Splits
 from attncc.runtime.tensors import View, view
 
+pytestmark = pytest.mark.usefixtures("hopper_first")
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 # What a call may ask of the driver. None of these waits for the device; loading and pinning happen before the first
