@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import attncc
-from attncc.artifact import MAP_BYTES
+from attncc.artifact import MAP_BYTES, LaunchRule
 from attncc.codegen.compile import KernelSpec, compile_variant
 from attncc.codegen.emit import intervals
 from attncc.codegen.select import MAX_HEAD_DIM
@@ -201,6 +201,12 @@ def started(fake: FakeDriver) -> list[Any]:
     return [arguments[0] for name, arguments in fake.calls if name == "cuLaunchKernelEx"]
 
 
+def items(rule: LaunchRule, **words: int) -> tuple[int, int, int]:
+    """The grid that a rule gives for fewer items than a GPU runs blocks at once."""
+    x, y, z = rule.grid_of(words)
+    return (x * y * z, 1, 1) if rule.persistent else (x, y, z)
+
+
 def test_the_kernel_gets_the_block_it_was_sent(fake: FakeDriver) -> None:
     made = kernel("causal")
     run(made, inputs())
@@ -208,9 +214,8 @@ def test_the_kernel_gets_the_block_it_was_sent(fake: FakeDriver) -> None:
     config, _, argument, extra = next(arguments for name, arguments in fake.calls if name == "cuLaunchKernelEx")
     rule = made.artifact.manifest.launch
     assert (upload[2], upload[3], extra) == (made.packer.size, STREAM, 0)
-    assert (config.gridDimX, config.gridDimY, config.gridDimZ) == rule.grid_of(
-        {"max_qo_len": 5, "group": 2, "num_kv_heads": 2, "batch": 2}
-    )
+    grid = items(rule, max_qo_len=5, group=2, num_kv_heads=2, batch=2)
+    assert (config.gridDimX, config.gridDimY, config.gridDimZ) == grid
     assert (config.blockDimX, config.sharedMemBytes, config.hStream) == (rule.threads, rule.smem, STREAM)
     pointer = ctypes.c_void_p.from_address(argument).value
     assert ctypes.c_uint64.from_address(pointer or 0).value == upload[0]
@@ -351,7 +356,7 @@ def test_splits_are_launched_then_merged(fake: FakeDriver) -> None:
     assert (words["launch.num_splits"], words["launch.split_cols"], words["launch.split_tokens"]) == (3, 64, 10)
     assert words["launch.split_out"] != 0
     assert words["launch.merged_out"] == 0
-    assert main.gridDimX == 3 * manifest.launch.grid_of({"max_qo_len": 5, "group": 2, "num_kv_heads": 2, "batch": 2})[0]
+    assert main.gridDimX == 3 * items(manifest.launch, max_qo_len=5, group=2, num_kv_heads=2, batch=2)[0]
     assert merge.gridDimX == manifest.merge.grid_of({"max_qo_len": 5, "num_heads": 4, "batch": 2})[0]
 
 
