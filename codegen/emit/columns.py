@@ -12,7 +12,7 @@ from attncc.codegen.emit.diagonals import OnDiagonal
 from attncc.codegen.emit.expressions import deciding, score_dependent
 from attncc.codegen.emit.intervals import Interval, exact_interval, intervals
 from attncc.codegen.emit.positions import COL, COL_BASE, COL_STEP
-from attncc.codegen.emit.stages import Stage, stages
+from attncc.codegen.emit.stages import Stage, heavy_keys, stages
 from attncc.codegen.emit.thresholds import Threshold
 from attncc.ir.nodes import Binary, Cast, Const, Expr, Unary
 from attncc.ir.types import I32_MAX, I32_MIN, Type
@@ -30,10 +30,12 @@ def by_step(root: Expr) -> Expr:
     """
     stage, known = stages([root]), intervals([root])
     exact = deciding([root], score_dependent([root]))
+    heavy = heavy_keys([root], stage)
     done: dict[Expr, Expr] = {}
     sums: dict[Expr, _Sum] = {}
     for node in walk(root):
-        if isinstance(node, OnDiagonal):  # its function has no column
+        # The function of a diagonal has no column; a key's value that is staged is made of the whole one.
+        if isinstance(node, OnDiagonal) or node in heavy:
             done[node] = node
             continue
         split = None if node in exact or node.type is not Type.F32 else _split(node, sums, done, stage, known)

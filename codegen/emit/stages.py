@@ -101,7 +101,7 @@ def plan(
     roots = (*hooks, *row_values, *channels, *screened)
     stage = stages(roots)
     indices = loop_indices(roots)
-    heavy = _heavy(roots, stage)
+    heavy = heavy_keys(roots, stage)
 
     pair_needs = list(_frontier(hooks, Stage.PAIR, stage, indices, heavy))
     key = [node for node in pair_needs if stage[node] is Stage.KEY]
@@ -173,7 +173,7 @@ def _stage(node: Expr, axes: frozenset[str]) -> Stage:
     return Stage.ITEM
 
 
-def _heavy(roots: Iterable[Expr], stage: Mapping[Expr, Stage]) -> set[Expr]:
+def heavy_keys(roots: Iterable[Expr], stage: Mapping[Expr, Stage]) -> set[Expr]:
     """Values of a key that are worth staging instead of computing again for every pair."""
     cost: dict[Expr, int] = {}
     for node in walk(*roots):
