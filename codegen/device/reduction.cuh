@@ -90,9 +90,10 @@ struct Softmax : SoftmaxRule<accuracy> {
     }
   }
 
-  // The same in steps, of logits that are still to be multiplied by `scale` > 0; m is then as it is before that. raise moves m to the largest logit, but only where that is more than `slack` above it: weights of up
-  // to 2^(slack scale) are as good as others, and an accumulator need not shrink. weigh<Begin, End> replaces those logits by
-  // weights against m and adds them up, add takes the sums.
+  // The same in steps, of logits that are still to be multiplied by `scale` > 0; m is then as it is before that. raise
+  // moves m to the largest logit, but only where that is more than `slack` above it: weights of up to 2^(slack scale) are
+  // as good as others, and an accumulator need not shrink. weigh<Begin, End> replaces those logits by weights against m
+  // and adds them up, add takes the sums. `late`, a 0 that becomes known late, keeps weights after it.
   __device__ __forceinline__ void raise(const float (&s)[Fragment::values], float (&factor)[Fragment::rows], float scale,
                                         float slack) {
 #pragma unroll
@@ -112,11 +113,16 @@ struct Softmax : SoftmaxRule<accuracy> {
   }
 
   template <int Begin, int End>
-  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float scale) const {
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float scale,
+                                        float late = 0.0f) const {
+    float reference[Fragment::rows];
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot)
+      reference[slot] = late - scale * SoftmaxRule<accuracy>::reference(m[slot]);
 #pragma unroll
     for (int i = Begin; i < End; ++i) {
       const int slot = Fragment::slot(i);
-      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, -scale * SoftmaxRule<accuracy>::reference(m[slot])));
+      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, reference[slot]));
       sums[slot][i & 1] += s[i];
     }
   }
@@ -178,7 +184,8 @@ struct BoundedSoftmax : SoftmaxRule<accuracy> {
   __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
 
   template <int Begin, int End>
-  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float) const {
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float,
+                                        float = 0.0f) const {
 #pragma unroll
     for (int i = Begin; i < End; ++i) {
       s[i] = Fn<accuracy>::exp2(s[i]);
@@ -215,7 +222,8 @@ struct Weighted : WeightRule<accuracy> {
   __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
 
   template <int Begin, int End>
-  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float) const {
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float,
+                                        float = 0.0f) const {
 #pragma unroll
     for (int i = Begin; i < End; ++i) sums[Fragment::slot(i)][i & 1] += s[i];
   }

@@ -32,12 +32,18 @@ struct bf16 {
 
 #ifdef __CUDACC__
 __device__ __forceinline__ float bits_to_float(unsigned bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ unsigned float_to_bits(float x) { return __float_as_uint(x); }
 __device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }
 #else
 inline float bits_to_float(unsigned bits) {
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
+}
+inline unsigned float_to_bits(float x) {
+  unsigned bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits;
 }
 inline float infinity() { return bits_to_float(0x7f800000u); }
 #endif

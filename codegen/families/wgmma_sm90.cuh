@@ -483,7 +483,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   // Scores of plain products hardly grow along a row: the largest of the first tile serves them all, unless weights
   // against it show otherwise. Then the tile is done again.
   constexpr bool steady = Config::steady && plain && !facts.has_diagonal;
-  constexpr int half = Scores::values / 8 * 4;
+  constexpr int before = Scores::values * 3 / 16 * 4;  // of a tile's weights: what is made while P V runs
 
   const int thread = int(threadIdx.x) - kLoaders;
   const int group = __shfl_sync(0xffffffffu, thread >> 7, 0);
@@ -596,15 +596,29 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           } else {
             reduction.raise(s, factor, scale, slack);
           }
-          // Half of the exponentials run beside the product before; the rest beside what else there is to do once it is
-          // there. Pinned, and in a basic block of their own, or ptxas puts the wait before them. The next tile of K is there
-          // as a rule.
-          reduction.template weigh<0, half>(s, sums, scale);
+          // Most exponentials run beside the product before; the rest beside what else there is to do once it is there.
+          // ptxas would have them all on one side: the wait for the next tile of K, which is there as a rule, asks whether
+          // sums of the first are a NaN that no addition gives, and the rest need a 0 that is read after it.
+          reduction.template weigh<0, before>(s, sums, scale);
           pin(s);
-          if (!(span.flags & kLast)) wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity);
+          if (!(span.flags & kLast)) {
+            unsigned never = 0;
+#pragma unroll
+            for (int i = 0; i < Scores::rows; ++i)
+              never |= unsigned(float_to_bits(sums[i][0]) == ~0u) | unsigned(float_to_bits(sums[i][1]) == ~0u);
+            wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
+          }
           wait_products<0>();
           pin(output);
-          reduction.template weigh<half, Scores::values>(s, sums, scale);
+          reduction.template weigh<before, Scores::values>(s, sums, scale,
+                                                         *reinterpret_cast<const volatile float*>(&shared.zero));
+          // Two accumulator tiles side by side are one A operand: the layouts coincide. A softmax's weights are at most 1:
+          // f16 holds them.
+#pragma unroll
+          for (int step = 0; step < block_n / 16; ++step) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) p[step][j] = pack(s[step * 8 + 2 * j], s[step * 8 + 2 * j + 1], Element());
+          }
           if constexpr (!steady) {
             break;
           } else {
@@ -636,13 +650,6 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
 #pragma unroll
             for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
           }
-        }
-        // Two accumulator tiles side by side are one A operand: the layouts coincide. A softmax's weights are at most 1:
-        // f16 holds them.
-#pragma unroll
-        for (int step = 0; step < block_n / 16; ++step) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) p[step][j] = pack(s[step * 8 + 2 * j], s[step * 8 + 2 * j + 1], Element());
         }
         if (span.flags & kLast) break;
 
