@@ -135,9 +135,9 @@ __device__ __forceinline__ Interval<bool> screen_box(const typename Variant::Par
   typename Variant::KeyBounds keys;
   keys.each(Forget());
 #pragma unroll 1
-  for (int j = 0; j < width; j += 8) {
+  for (int j = 0; j < width; j += 4) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) keys.merge(at(j + i));
+    for (int i = 0; i < 4; ++i) keys.merge(at(j + i));
   }
   return Variant::screen(params, item, rows, keys, box);
 }

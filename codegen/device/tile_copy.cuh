@@ -20,13 +20,16 @@ __device__ __forceinline__ void load_rows(unsigned target, Source source) {
     unsigned place[batch];
 #pragma unroll
     for (int j = 0; j < batch; ++j) {
-      const int i = base + j * Config::threads < total ? base + j * Config::threads : base;  // once more: the same copy
+      const int i = base + j * Config::threads < total ? base + j * Config::threads : base;
       const int row = quotient<Layout::chunks>(i), chunk = i - row * Layout::chunks;
       address[j] = source(row, valid[j]) + chunk * 16;
       place[j] = target + Layout::offset(row, chunk);
     }
 #pragma unroll
-    for (int j = 0; j < batch; ++j) copy_async(place[j], address[j], valid[j]);
+    for (int j = 0; j < batch; ++j) {
+      if (total % (batch * Config::threads) == 0 || base + j * Config::threads < total)
+        copy_async(place[j], address[j], valid[j]);
+    }
   }
 }
 

@@ -11,21 +11,15 @@ struct TileSpan {
   bool partial;  // mask() and the end of the columns must be tested
 };
 
-// What the ranges of some rows say of columns [col, col + TileCols): whether there are pairs at all, and whether one range
-// proves all of them.
-struct Coverage {
-  bool any, full;
-};
-
+// Whether one of some rows' ranges proves every pair of columns [col, col + TileCols).
 template <int TileCols, int NumRanges>
-__device__ __forceinline__ Coverage coverage(const Range* ranges, int col, int col_end) {
-  Coverage found{false, false};
+__device__ __forceinline__ bool proven(const Range* ranges, int col, int col_end) {
+  bool found = false;
 #pragma unroll
   for (int i = 0; i < NumRanges; ++i) {
     const Range range = ranges[i];
     const int hi = range.hi < col_end ? range.hi : col_end;
-    found.any = found.any | ((range.lo < col + TileCols) & (col < hi) & (range.lo < hi));
-    found.full = found.full | ((range.partial == 0) & (range.lo <= col) & (col + TileCols <= hi));
+    found = found | ((range.partial == 0) & (range.lo <= col) & (col + TileCols <= hi));
   }
   return found;
 }

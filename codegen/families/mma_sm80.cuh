@@ -297,56 +297,28 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   }
 
   int stage = 0;
-  TileSpan tile{};
-  // A round refills the stage that the one before read.
-  const auto refilled = [&] { return stage == 0 ? stages - 1 : stage - 1; };
-  const auto refill = [&](KeyRead& read) {
-#pragma unroll
-    for (int i = 0; i < stages - 2; ++i) spans[i] = spans[i + 1];
-    spans[stages - 2] = produce(refilled(), read);
-  };
-  const auto advance = [&] { stage = stage == stages - 1 ? 0 : stage + 1; };
 #pragma unroll 1
   while (true) {
-    // What the tile is to this warp's rows: at the edges of a mask often nothing, or all. A tile that is nothing to it
-    // is passed over in a loop of its own, which touches no accumulator: a branch around the products would cost
-    // registers where its ways meet.
-    constexpr bool passes_over = facts.has_mask && !facts.has_diagonal;  // a second copy of diagonal() is not worth it
-    Coverage mine{true, false};
-#pragma unroll 1
-    while (true) {
-      // Everyone's share of this tile has landed, and everyone is done with the tile before it, whose stage is to be refilled.
-      wait_copies<stages - 2>();
-      __syncthreads();
-      tile = spans[0];
-      if (tile.col < 0) break;
-      if constexpr (facts.key.present || facts.value.present) {
-        if constexpr (facts.key.present)
-          transform_rows<Config, block_n, Config::head_dim>(smem + Layout::k + stage * Layout::k_bytes,
-                                                            ColumnHook<Variant, true>{params, item, tile.col, col_end});
-        if constexpr (facts.value.present)
-          transform_rows<Config, block_n, Config::head_dim_v>(smem + Layout::v + stage * Layout::v_bytes,
-                                                              ColumnHook<Variant, false>{params, item, tile.col, col_end});
-        __syncthreads();
-      }
-
-      mine = Coverage{true, !tile.partial};
-      if constexpr (facts.has_mask) {
-        if (tile.partial)
-          mine = coverage<block_n, facts.num_ranges>(staged.warp_ranges[scores.warp], tile.col, col_end);
-      }
-      if constexpr (passes_over) {
-        if (!mine.any) {
-          KeyRead read{};
-          refill(read);
-          store_key(refilled(), spans[stages - 2], read);
-          advance();
-          continue;
-        }
-      }
-      break;
-    }
+    // Everyone's share of this tile has landed, and everyone is done with the tile before it, whose stage is to be refilled.
+    wait_copies<stages - 2>();
+    __syncthreads();
+    const TileSpan tile = spans[0];
     if (tile.col < 0) break;
+    if constexpr (facts.key.present || facts.value.present) {
+      if constexpr (facts.key.present)
+        transform_rows<Config, block_n, Config::head_dim>(smem + Layout::k + stage * Layout::k_bytes,
+                                                          ColumnHook<Variant, true>{params, item, tile.col, col_end});
+      if constexpr (facts.value.present)
+        transform_rows<Config, block_n, Config::head_dim_v>(smem + Layout::v + stage * Layout::v_bytes,
+                                                            ColumnHook<Variant, false>{params, item, tile.col, col_end});
+      __syncthreads();
+    }
+
+    // At the edges of a mask a tile often holds every pair of this warp's rows.
+    bool partial = tile.partial;
+    if constexpr (facts.has_mask) {
+      if (partial) partial = !proven<block_n, facts.num_ranges>(staged.warp_ranges[scores.warp], tile.col, col_end);
+    }
 
     float s[Scores::values];
     const unsigned k_tile = k_lane + stage * Layout::k_bytes;
@@ -370,8 +342,11 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     }
 
     // The next tile's copies start while the products above are still under way.
+    const int refilled = stage == 0 ? stages - 1 : stage - 1;
     KeyRead read{};
-    refill(read);
+#pragma unroll
+    for (int i = 0; i < stages - 2; ++i) spans[i] = spans[i + 1];
+    spans[stages - 2] = produce(refilled, read);
 
     typename Variant::Tile uniform{};
     if constexpr (facts.has_tile)
@@ -387,7 +362,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
                                            work.h0,
                                            tile.col,
                                            col_end};
-    visit(s, scores, !mine.full, view);
+    visit(s, scores, partial, view);
 
     float factor[Scores::rows];
     reduction.update(s, factor);
@@ -396,7 +371,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
       for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
     }
 
-    store_key(refilled(), spans[stages - 2], read);  // sooner than the round's end: it frees a register
+    store_key(refilled, spans[stages - 2], read);  // sooner than the round's end: it frees a register
 
     const unsigned v_tile = v_lane + stage * Layout::v_bytes;
 #pragma unroll
@@ -424,7 +399,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
         }
       }
     }
-    advance();
+    stage = stage == stages - 1 ? 0 : stage + 1;
   }
 
   // ---- epilogue ----------------------------------------------------------------------------------------------------

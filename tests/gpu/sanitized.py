@@ -1,12 +1,13 @@
 """Small calls of every example, for compute-sanitizer: each tool watches every access, so shapes are tiny.
 
-    compute-sanitizer --tool memcheck --error-exitcode 1 python tests/gpu/sanitized.py
+    compute-sanitizer --tool memcheck --error-exitcode 1 python tests/gpu/sanitized.py [--family NAME] [EXAMPLE...]
 
 Allocations bypass PyTorch's pool, so that an access past a tensor leaves its allocation.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -33,27 +34,37 @@ def given(name: str, head_dim: int) -> dict[str, object]:
     return dict(ARGUMENTS[name](rng, Sizes(max(ROWS), max(COLS), ROWS, COLS, len(ROWS), KV_HEADS), HEADS))
 
 
-def padded(name: str, dtype: torch.dtype, head_dim: int, splits: int) -> None:
-    q = torch.randn(len(ROWS), max(ROWS), HEADS, head_dim, device="cuda").to(dtype)
-    k, v = (torch.randn(len(ROWS), max(COLS), KV_HEADS, head_dim, device="cuda").to(dtype) for _ in range(2))
+def padded(name: str, dtype: str, head_dim: int, splits: int, family: str | None) -> None:
+    q = torch.randn(len(ROWS), max(ROWS), HEADS, head_dim, device="cuda").to(TORCH[dtype])
+    k, v = (torch.randn(len(ROWS), max(COLS), KV_HEADS, head_dim, device="cuda").to(TORCH[dtype]) for _ in range(2))
     bound = example(name)(**{key: on_device(value) for key, value in given(name, head_dim).items()})
     lens = {"qo_lens": torch.tensor(ROWS, dtype=torch.int32), "kv_lens": torch.tensor(COLS, dtype=torch.int32)}
-    attncc.attention(q, k, v, bound, num_splits=splits, **{key: value.cuda() for key, value in lens.items()})
+    call = attncc.compile(bound, dtype=dtype, head_dim=head_dim, family=family)
+    call(q, k, v, num_splits=splits, **{key: value.cuda() for key, value in lens.items()})
 
 
-def ragged(name: str, dtype: torch.dtype, head_dim: int) -> None:
-    q = torch.randn(sum(ROWS), HEADS, head_dim, device="cuda").to(dtype)
-    k, v = (torch.randn(sum(COLS), KV_HEADS, head_dim, device="cuda").to(dtype) for _ in range(2))
+def ragged(name: str, dtype: str, head_dim: int, family: str | None) -> None:
+    q = torch.randn(sum(ROWS), HEADS, head_dim, device="cuda").to(TORCH[dtype])
+    k, v = (torch.randn(sum(COLS), KV_HEADS, head_dim, device="cuda").to(TORCH[dtype]) for _ in range(2))
     indptr = [torch.tensor([0, *np.cumsum(lens)], dtype=torch.int32, device="cuda") for lens in (ROWS, COLS)]
     bound = example(name)(**{key: on_device(value) for key, value in given(name, head_dim).items()})
-    attncc.attention(q, k, v, bound, qo_indptr=indptr[0], kv_indptr=indptr[1], max_qo_len=max(ROWS))
+    call = attncc.compile(bound, dtype=dtype, head_dim=head_dim, family=family)
+    call(q, k, v, qo_indptr=indptr[0], kv_indptr=indptr[1], max_qo_len=max(ROWS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family")
+    parser.add_argument("examples", nargs="*", default=[*ARGUMENTS, "rope", "sigmoid"])
+    options = parser.parse_args()
+    for name in options.examples:
+        for number, (dtype, head_dim) in enumerate([("bf16", 64), ("f16", 128)]):
+            padded(name, dtype, head_dim, 1 + number, options.family)
+    for name in {"causal", "rope", "sigmoid"} & set(options.examples):
+        ragged(name, "bf16", 128 if options.family == "wgmma_sm90" else 80, options.family)
+    torch.cuda.synchronize()
+    print("every call returned")
 
 
 if __name__ == "__main__":
-    for example_name in sys.argv[1:] or [*ARGUMENTS, "rope", "sigmoid"]:
-        for number, (dtype_name, dim) in enumerate([("bf16", 64), ("f16", 128)]):
-            padded(example_name, TORCH[dtype_name], dim, 1 + number)
-    for example_name in ("causal", "rope", "sigmoid"):
-        ragged(example_name, torch.bfloat16, 80)
-    torch.cuda.synchronize()
-    print("every call returned")
+    main()
