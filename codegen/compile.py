@@ -19,7 +19,7 @@ import attncc.passes
 from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, TensorMap, Word, digest
 from attncc.binding import refuses_starts, shape_text
 from attncc.cache import Cache, cache_key, default_cache, tree_hash
-from attncc.codegen.nvrtc import FLAGS, Compiled, compile_cuda, preload
+from attncc.codegen.nvrtc import FLAGS, Compiled, compile_cuda
 from attncc.codegen.select import ALIGNMENT, Choice, KernelSpec, choose, features, next_choice
 from attncc.codegen.toolchain import toolchain
 from attncc.ir.nodes import Variant
@@ -122,7 +122,6 @@ class Stages:
     @cached_property
     def compiled(self) -> Compiled:
         """What NVRTC made of it, past the cache: PTX, log and time are not kept there."""
-        preload()  # while the text is written
         return compile_kernel(self.source, self.choice.module, self.choice.config, self.spec.arch)
 
     @property

@@ -6,9 +6,7 @@ there and always kept.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,17 +84,6 @@ def compile_cuda(source: str, *, arch: str, name: str = "variant.cu", flags: tup
         log=log,
         seconds=time.perf_counter() - start,
     )
-
-
-def preload() -> None:
-    """Load NVRTC in the background: a tenth of a second, the first time that a process compiles. What fails will fail
-    again, and be reported, where it is needed."""
-
-    def load() -> None:
-        with contextlib.suppress(ToolchainError):
-            _bindings()
-
-    threading.Thread(target=load, daemon=True).start()
 
 
 def parse_resources(log: str) -> dict[str, Resources]:

@@ -55,7 +55,7 @@ struct alignas(128) Staged : TilesOf<Variant::facts.has_screen>::Bitmap {
   alignas(16) char diagonals[diagonals_count * sizeof(typename Diagonals<Config, Variant>::Value)];
   RowAt row_at[Config::block_m];
   Range ranges[facts.num_ranges];                       // of the item's rows
-  Range warp_ranges[Config::warps][facts.num_ranges];  // of each warp's, which need fewer tiles and mask fewer
+  Range warp_ranges[Config::warps][facts.num_ranges];  // of each warp's rows, which prove more tiles
   // Uniform, and needed once a tile or at the end: here it costs no register while the accumulators fill them.
   struct {
     const char *k, *v;        // the item's first column
