@@ -161,6 +161,14 @@ def _tile(head_dim: int, head_dim_v: int, arch: str, *, roomy: bool) -> Tile:
     raise ValueError(f"no tile for head dims {head_dim}, {head_dim_v} on {arch}")
 
 
+def accuracy_of(dtype: Dtype, *, precise: bool) -> Accuracy:
+    """Which forms of functions a kernel uses.
+
+    bf16 rounds a logit by more than tanh.approx does; f16 does not, so it gets the closer ones.
+    """
+    return "exact" if precise else ("fast" if dtype == "bf16" else "close")
+
+
 def refuse(features: Features) -> list[str]:
     """The hooks of a variant that this family does not run, sorted; empty when it runs them all."""
     return sorted(features.hooks - SERVES)
@@ -190,7 +198,6 @@ def choose(
 ) -> Config:
     """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks.
 
-    bf16 rounds a logit by more than tanh.approx does; f16 does not, so it gets the closer forms.
     Raises ValueError when ``refuse_shape`` has reasons.
     """
     reasons = refuse_shape(dtype, head_dim, head_dim_v, arch)
@@ -198,7 +205,6 @@ def choose(
         raise ValueError("; ".join(reasons))
     # ptxas takes more registers for sm_100: staged keys spill beside 128 registers of outputs.
     tile = _tile(head_dim, head_dim_v, arch, roomy=bool(hooks & _HEAVY) or arch == "sm_100")
-    accuracy: Accuracy = "exact" if precise else ("fast" if dtype == "bf16" else "close")
     return Config(
         dtype=dtype,
         head_dim=head_dim,
@@ -208,7 +214,7 @@ def choose(
         warps=tile.warps,
         stages=tile.stages,
         q_in_registers=tile.q_in_registers,
-        accuracy=accuracy,
+        accuracy=accuracy_of(dtype, precise=precise),
         min_blocks=tile.min_blocks,
         fast_compile=tile.fast_compile,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from attncc.codegen.families import merge, wgmma_products
-from attncc.codegen.families.mma_sm80 import Accuracy, Dtype, Features
+from attncc.codegen.families.mma_sm80 import Accuracy, Dtype, Features, accuracy_of
 
 ENTRIES: Final = {"main": "attncc_main", **merge.ENTRIES}
 HEADER: Final = "families/wgmma_sm90.cuh"
@@ -143,7 +143,6 @@ def choose(
     """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks,
     and "gather" where a hook of pairs reads tensors.
 
-    bf16 rounds a logit by more than tanh.approx does; f16 does not, so it gets the closer forms.
     Raises ValueError when ``refuse_shape`` has reasons.
     """
     reasons = refuse_shape(dtype, head_dim, head_dim_v, arch)
@@ -151,8 +150,9 @@ def choose(
         raise ValueError("; ".join(reasons))
     light, usual, gathering = _TILES[head_dim, head_dim_v]
     tile = gathering if "gather" in hooks else light if hooks <= _LIGHT else usual
-    accuracy: Accuracy = "exact" if precise else ("fast" if dtype == "bf16" else "close")
-    return Config(dtype, head_dim, head_dim_v, tile.consumers, tile.block_n, tile.stages, accuracy)
+    return Config(
+        dtype, head_dim, head_dim_v, tile.consumers, tile.block_n, tile.stages, accuracy_of(dtype, precise=precise)
+    )
 
 
 def render_config(config: Config) -> str:
