@@ -1,7 +1,8 @@
-"""A compiled kernel: its cubin and the manifest that says how to launch it. All that the runtime knows of a variant.
+"""A compiled kernel: its cubins and the manifest that says how to launch it. All that the runtime knows of a variant.
 
 An artifact made a second ago, one read from the cache and one shipped in a pack are the same object. On disk it is a
-folder of two files, ``manifest.json`` and ``kernel.cubin``; both are covered by hashes, checked whenever it is read.
+folder: ``manifest.json``, and for every entry a cubin, ``main.cubin`` and ``merge.cubin``. Each file is covered by a
+hash, checked whenever it is read.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from attncc.diagnostics import ArtifactError
 
 # Raised with every change of the manifest's meaning; an artifact of another schema is refused, never guessed at.
-SCHEMA = 3
-MANIFEST, CUBIN = "manifest.json", "kernel.cubin"
+SCHEMA = 4
+MANIFEST = "manifest.json"
+Role = Literal["main", "merge"]  # of an entry: the kernel, and what combines its splits
+ROLES: tuple[Role, ...] = get_args(Role)
 # Kinds of storage of keys and values: with strides that a TMA descriptor has, and with any.
 LayoutKind = Literal["contiguous", "strided"]
 # CUDA driver API, cuTensorMapEncodeTiled.
@@ -98,7 +101,7 @@ class Abi:
 
 @dataclass(frozen=True)
 class Entry:
-    """One kernel of the cubin: its symbol and what ptxas gave it (bytes a thread; shared memory in bytes a block)."""
+    """The kernel of a cubin: its symbol and what ptxas gave it (bytes a thread; shared memory in bytes a block)."""
 
     symbol: str
     registers: int
@@ -142,7 +145,7 @@ class Manifest:
     layout: LayoutKind  # the most general kind that the kernel reads
     precise: bool
     tile: Mapping[str, int]
-    entries: Mapping[str, Entry]
+    entries: Mapping[Role, Entry]
     launch: LaunchRule
     abi: Abi
     features: tuple[str, ...]
@@ -159,11 +162,11 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A kernel: ``manifest`` and ``cubin``. ``key`` names it in the cache and in ``resolve``."""
+    """A kernel: ``manifest`` and, by entry, ``cubins``. ``key`` names it in the cache and in ``resolve``."""
 
     key: str
     manifest: Manifest
-    cubin: bytes = field(repr=False)
+    cubins: Mapping[Role, bytes] = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -177,14 +180,20 @@ class Artifact:
         return self.manifest.entries["main"]
 
     def to_json(self) -> str:
-        """The manifest file: the manifest and a hash over it, itself naming the cubin's hash."""
+        """The manifest file: the manifest and a hash over it, itself naming the cubins' hashes."""
         body = _plain(asdict(self.manifest))
         return json.dumps({"key": self.key, "integrity": _integrity(self.key, body), "manifest": body}, indent=1)
 
     def write(self, folder: Path) -> None:
-        """Write both files into an existing folder and flush them to disk. Raises OSError."""
-        _write(folder / CUBIN, self.cubin)
+        """Write every file into an existing folder and flush it to disk. Raises OSError."""
+        for role, cubin in self.cubins.items():
+            _write(folder / cubin_name(role), cubin)
         _write(folder / MANIFEST, self.to_json().encode())
+
+
+def cubin_name(role: Role) -> str:
+    """The file of an entry's cubin, in the artifact's folder."""
+    return f"{role}.cubin"
 
 
 def digest(data: bytes) -> str:
@@ -197,24 +206,29 @@ def read(folder: Path) -> Artifact:
 
     Raises ArtifactError A0910 (no artifact there), A0911 (damaged) or A0912 (of another schema).
     """
-    try:
-        text = (folder / MANIFEST).read_bytes()
-        cubin = (folder / CUBIN).read_bytes()
-    except FileNotFoundError as error:
-        raise ArtifactError(
-            "A0910",
-            f"no kernel in {folder}",
-            expected=f"{MANIFEST} and {CUBIN}",
-            got=f"no {Path(error.filename).name}",
-            help=REBUILD,
-        ) from error
-    except OSError as error:
-        raise _damaged(folder, f"it cannot be read: {error.strerror}") from error
-    return parse(text, cubin, folder)
+
+    def file(name: str) -> bytes:
+        try:
+            return (folder / name).read_bytes()
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                "A0910",
+                f"no kernel in {folder}",
+                expected=f"{MANIFEST} and the cubins of its entries",
+                got=f"no {name}",
+                help=REBUILD,
+            ) from error
+        except OSError as error:
+            raise _damaged(folder, f"{name} cannot be read: {error.strerror}") from error
+
+    return parse(file(MANIFEST), lambda role: file(cubin_name(role)), folder)
 
 
-def parse(text: bytes, cubin: bytes, folder: Path) -> Artifact:
-    """An artifact from the bytes of its two files; ``folder`` is for messages only. Raises A0911 and A0912."""
+def parse(text: bytes, cubin_of: Callable[[Role], bytes], folder: Path) -> Artifact:
+    """An artifact from the bytes of its files, the cubins asked for by entry; ``folder`` is for messages only.
+
+    Raises A0911 and A0912, and what ``cubin_of`` raises.
+    """
     try:
         data = json.loads(text)
         key, integrity, body = data["key"], data["integrity"], data["manifest"]
@@ -231,20 +245,26 @@ def parse(text: bytes, cubin: bytes, folder: Path) -> Artifact:
         )
     if not isinstance(key, str) or integrity != _integrity(key, body):
         raise _damaged(folder, f"{MANIFEST} does not match its hash")
-    if digest(cubin) != body["hashes"]["cubin"]:
-        raise _damaged(folder, f"{CUBIN} does not match its hash")
     try:
         manifest = _manifest(body)
+        hashes = {role: manifest.hashes[role] for role in manifest.entries}
     except (ValueError, KeyError, TypeError) as error:  # written whole, yet by something that is not this module
         raise _damaged(folder, f"{MANIFEST} lacks a field, or has a wrong one: {error}") from error
-    return Artifact(key=key, manifest=manifest, cubin=cubin)
+    cubins = {role: cubin_of(role) for role in hashes}
+    for role, cubin in cubins.items():
+        if digest(cubin) != hashes[role]:
+            raise _damaged(folder, f"{cubin_name(role)} does not match its hash")
+    return Artifact(key=key, manifest=manifest, cubins=cubins)
 
 
 def _manifest(body: dict[str, Any]) -> Manifest:
     abi = body["abi"]
     made = {item.name: body[item.name] for item in fields(Manifest)}
+    wanted = ("main",) if body["merge"] is None else ROLES
+    if set(body["entries"]) != set(wanted):
+        raise ValueError(f"entries {', '.join(body['entries'])}")
     made.update(
-        entries={name: Entry(**entry) for name, entry in body["entries"].items()},
+        entries={role: Entry(**body["entries"][role]) for role in wanted},
         launch=_rule(body["launch"]),
         merge=None if body["merge"] is None else _rule(body["merge"]),
         abi=Abi(

@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 import attncc.codegen
 import attncc.ir
 import attncc.passes
-from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, TensorMap, Word, digest
+from attncc.artifact import (
+    Abi,
+    Artifact,
+    Capture,
+    Entry,
+    LaunchRule,
+    Manifest,
+    Parameter,
+    Role,
+    TensorMap,
+    Word,
+    digest,
+)
 from attncc.binding import refuses_starts, shape_text
 from attncc.cache import Cache, cache_key, default_cache, tree_hash
 from attncc.codegen.nvrtc import FLAGS, Compiled, compile_cuda
@@ -31,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelSpec", "Stages", "compile_variant", "stages"]
 
-STAGES = ("ir", "cuda", "ptx", "cubin", "sass", "manifest", "report")
+STAGES = ("ir", "cuda", "ptx", "cubin", "merge", "sass", "manifest", "report")
 
 _SOURCES = tuple(Path(package.__path__[0]) for package in (attncc.codegen, attncc.ir, attncc.passes))
 _known: dict[tuple[Path, str], Artifact] = {}  # by cache folder and key: a process reads an artifact once
@@ -52,15 +64,26 @@ def stages(variant: Variant, spec: KernelSpec, *, cache: Cache | None = None) ->
     return Stages(canonical, spec, choose(canonical, spec), cache if cache is not None else default_cache())
 
 
-def compile_kernel(source: KernelSource, family: Any, config: Any, arch: str) -> Compiled:
-    """NVRTC on a translation unit with the flags of its configuration.
+def compile_kernel(source: KernelSource, family: Any, config: Any, arch: str) -> dict[Role, Compiled]:
+    """NVRTC on a translation unit with the flags of its configuration: a program for each entry, all at once.
 
     Where a quick compile leaves registers in local memory, the full one is taken instead: its time is paid once, what
     a spill costs at every tile.
     """
-    made = compile_cuda(source.text, arch=arch, name=source.name, flags=config.flags)
-    spills = any(made.resources[symbol].spill_loads for symbol in family.ENTRIES.values())
-    return compile_cuda(source.text, arch=arch, name=source.name) if spills and config.flags else made
+    from concurrent.futures import ThreadPoolExecutor
+
+    from attncc.codegen.families.merge import ALONE
+
+    def program(role: Role) -> Compiled:
+        alone = (f"--define-macro={ALONE[role]}",)
+        made = compile_cuda(source.text, arch=arch, name=source.name, flags=(*alone, *config.flags))
+        spills = bool(made.resources[family.ENTRIES[role]].spill_loads)
+        return compile_cuda(source.text, arch=arch, name=source.name, flags=alone) if spills and config.flags else made
+
+    main, *others = family.ENTRIES
+    with ThreadPoolExecutor() as pool:
+        beside = {role: pool.submit(program, role) for role in others}
+        return {main: program(main), **{role: made.result() for role, made in beside.items()}}
 
 
 @dataclass(frozen=True)
@@ -120,13 +143,13 @@ class Stages:
         return self.source.plain
 
     @cached_property
-    def compiled(self) -> Compiled:
-        """What NVRTC made of it, past the cache: PTX, log and time are not kept there."""
+    def compiled(self) -> dict[Role, Compiled]:
+        """What NVRTC made of every entry, past the cache: PTX, log and time are not kept there."""
         return compile_kernel(self.source, self.choice.module, self.choice.config, self.spec.arch)
 
     @property
     def ptx(self) -> str:
-        return self.compiled.ptx.decode()
+        return self.compiled["main"].ptx.decode()
 
     @cached_property
     def following(self) -> Stages | None:
@@ -167,14 +190,19 @@ class Stages:
 
     @property
     def cubin(self) -> bytes:
-        return self.artifact.cubin
+        return self.artifact.cubins["main"]
+
+    @property
+    def merge(self) -> bytes:
+        """The cubin of the entry that combines splits; every family has one."""
+        return self.artifact.cubins["merge"]
 
     @cached_property
     def sass(self) -> str:
         """Machine code. Raises ToolchainError A1008 without a disassembler."""
         from attncc.codegen.sass import disassemble
 
-        return disassemble(self.artifact.cubin)
+        return "".join(disassemble(cubin) for cubin in self.artifact.cubins.values())
 
     @property
     def manifest(self) -> str:
@@ -202,7 +230,7 @@ class Stages:
                 for name, entry in manifest.entries.items()
             },
             "warnings": list(manifest.warnings),
-            "cubin_bytes": len(artifact.cubin),
+            "cubin_bytes": {role: len(cubin) for role, cubin in artifact.cubins.items()},
             "toolchain": dict(manifest.toolchain),
             "cached": self.made.cached,
             "seconds": round(self.made.seconds, 4),
@@ -221,6 +249,7 @@ class Stages:
         from attncc.passes.ranges import tile_program
 
         made = self.compiled
+        cubins = {role: program.cubin for role, program in made.items()}
         module, config = self.choice.module, self.choice.config
         manifest = Manifest(
             variant=self.variant.name,
@@ -238,7 +267,7 @@ class Stages:
             entries={
                 role: Entry(
                     symbol=symbol,
-                    registers=(used := made.resources[symbol]).registers,
+                    registers=(used := made[role].resources[symbol]).registers,
                     spill_stores=used.spill_stores,
                     spill_loads=used.spill_loads,
                     stack=used.stack,
@@ -256,13 +285,13 @@ class Stages:
             bounds=tile_program(self.lowered).to_json(),
             toolchain={"nvrtc": toolchain().nvrtc, "cuda-bindings": toolchain().bindings},
             hashes={
-                "cubin": digest(made.cubin),
+                **{role: digest(cubin) for role, cubin in cubins.items()},
                 "ir": digest(self.ir.encode()),
                 "source": digest(self.source.plain.encode()),
             },
-            warnings=made.warnings,
+            warnings=tuple(dict.fromkeys(line for program in made.values() for line in program.warnings)),
         )
-        return Artifact(key=self.key, manifest=manifest, cubin=made.cubin)
+        return Artifact(key=self.key, manifest=manifest, cubins=cubins)
 
 
 def _judge(artifact: Artifact) -> tuple[bool, bool]:

@@ -105,11 +105,11 @@ class Kernel:
         }
         # Where a slot's views have a word: its index, counted in words of its own size.
         self.places = {word.name: (word.offset // _SIZE[word.ctype], word.ctype) for word in manifest.abi.words}
-        module = Module(on, artifact.cubin)
-        self.main = module.function(artifact.main.symbol, manifest.launch.smem)
+        self.main = Module(on, artifact.cubins["main"]).function(artifact.main.symbol, manifest.launch.smem)
         self.merge: Any = None
         if manifest.merge is not None:
-            self.merge = module.function(manifest.entries["merge"].symbol, manifest.merge.smem)
+            merging = Module(on, artifact.cubins["merge"])
+            self.merge = merging.function(manifest.entries["merge"].symbol, manifest.merge.smem)
         self.slots = slots(on.index)
         # Blocks that run at once, as the tile table means them to.
         self.resident = on.sms * max(manifest.tile.get("min_blocks", 1), 1)

@@ -26,10 +26,12 @@ SUFFIXES = {
     "cuda": "cu",
     "ptx": "ptx",
     "cubin": "cubin",
+    "merge": "merge.cubin",
     "sass": "sass",
     "manifest": "json",
     "report": "report.json",
 }
+BINARY = ("cubin", "merge")
 FRONT = ("ast", "ir")  # need no kernel family, so they exist for variants that none serves
 DEFAULT_TARGET = "sm_90a"
 
@@ -130,12 +132,13 @@ def _scalars(chosen: Chosen) -> Iterator[tuple[str, Any]]:
 
 def _check_output(kinds: tuple[str, ...], output: str | None) -> None:
     """Refuse what cannot be written before anything is compiled."""
-    if "cubin" in kinds and output is None:
-        raise click.UsageError("--emit=cubin writes a binary file: name it, or a folder, with -o")
+    binary = next((kind for kind in kinds if kind in BINARY), None)
+    if binary and output is None:
+        raise click.UsageError(f"--emit={binary} writes a binary file: name it, or a folder, with -o")
     if output == STDIN and len(kinds) > 1:
         raise click.UsageError("-o - takes one kind of --emit; name a folder for several")
-    if output == STDIN and "cubin" in kinds and sys.stdout.isatty():
-        raise click.UsageError("--emit=cubin is binary and would garble the terminal: redirect it, or use -o FILE")
+    if output == STDIN and binary and sys.stdout.isatty():
+        raise click.UsageError(f"--emit={binary} is binary and would garble the terminal: redirect it, or use -o FILE")
 
 
 def _stem(file: str) -> str:
@@ -210,7 +213,7 @@ def _report(result: Stages) -> str:
         f"  registers      {main['registers']} a thread",
         f"  spills         {f'{spilled} bytes a thread' if spilled else 'none'}",
         f"  shared memory  {smem / 1024:.1f} KiB a block",
-        f"  cubin          {data['cubin_bytes'] / 1024:.1f} KiB, key {data['key']}",
+        f"  cubins         {sum(data['cubin_bytes'].values()) / 1024:.1f} KiB, key {data['key']}",
         f"  time           {data['seconds']:.2f} s{', from the cache' if data['cached'] else ''}",
     ]
     lines += [f"  passed over    {name}: {'; '.join(reasons)}" for name, reasons in data["refused"].items()]

@@ -29,7 +29,7 @@ class Family(Protocol[C]):
         """``struct Config``."""
 
     def render_wrapper(self) -> str:
-        """The ``extern "C"`` entry, over ``Params``, ``Config`` and ``Variant``."""
+        """The ``extern "C"`` entries, over ``Params``, ``Config`` and ``Variant``."""
 
 
 @dataclass(frozen=True)

@@ -247,13 +247,13 @@ def render_config(config: Config) -> str:
 
 
 def render_wrapper() -> str:
-    """The entry point of the generated text; ``Params`` and ``Variant`` are defined above it."""
-    return (
+    """The entry points of the generated text; ``Params`` and ``Variant`` are defined above them."""
+    return merge.render_wrappers(
         'extern "C" __global__ void __launch_bounds__(Config::threads, Config::min_blocks)\n'
         f"{ENTRIES['main']}(const Params* __restrict__ params) {{\n"
         "  extern __shared__ __align__(128) char smem[];\n"
         "  attncc::mma_sm80::run_block<Config, Variant>(*params, smem);\n"
-        "}\n\n" + merge.render_wrapper()
+        "}\n"
     )
 
 

@@ -186,13 +186,13 @@ def render_config(config: Config) -> str:
 
 
 def render_wrapper() -> str:
-    """The entry point of the generated text; ``Params`` and ``Variant`` are defined above it."""
-    return (
+    """The entry points of the generated text; ``Params`` and ``Variant`` are defined above them."""
+    return merge.render_wrappers(
         "// The parameter block: Params, then the TMA descriptors of K and V at the next multiple of 64 bytes.\n"
         "struct Block {\n  Params params;\n  attncc::TensorMap k, v;\n};\n\n"
         'extern "C" __global__ void __launch_bounds__(Config::threads, 1)\n'
         f"{ENTRIES['main']}(const Block* __restrict__ block) {{\n"
         "  extern __shared__ __align__(1024) char smem[];\n"
         "  attncc::wgmma_sm90::run_block<Config, Variant>(block->params, &block->k, &block->v, smem);\n"
-        "}\n\n" + merge.render_wrapper()
+        "}\n"
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, TensorMap, Word, digest
 
 CUBIN = bytes(range(256)) * 40
+MERGE = CUBIN[::-1]
 
 
 def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
     words = (Word("launch.q", "ptr", 0), Word("cap.data", "ptr", 8), Word("cap.value", "f32", 16))
     return Artifact(
         key=key,
-        cubin=cubin,
+        cubins={"main": cubin, "merge": MERGE},
         manifest=Manifest(
             variant="gemma2",
             family="mma_sm80",
@@ -22,7 +23,8 @@ def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
             layout="contiguous",
             precise=False,
             tile={"block_m": 128, "block_n": 64},
-            entries={"main": Entry("attncc_main", 168, 0, 0, 0, 1024)},
+            entries={"main": Entry("attncc_main", 168, 0, 0, 0, 1024), "merge": Entry("attncc_merge", 40, 0, 0, 0, 0)},
+            merge=LaunchRule(("ceil_div(max_qo_len * num_heads, 4)", "1", "batch"), 128, 0),
             launch=LaunchRule(("ceil_div(max_qo_len * group, 128)", "num_kv_heads", "batch"), 128, 49152),
             abi=Abi(
                 size=320,
@@ -37,6 +39,6 @@ def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
             explicit_starts=True,
             bounds={"ranges": [[0, 1]]},
             toolchain={"nvrtc": "13.0.88"},
-            hashes={"cubin": digest(cubin)},
+            hashes={"main": digest(cubin), "merge": digest(MERGE)},
         ),
     )

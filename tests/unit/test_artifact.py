@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attncc.artifact import CUBIN, MANIFEST, LaunchRule, _integrity, parse, read
+from attncc.artifact import MANIFEST, ROLES, LaunchRule, Role, _integrity, cubin_name, parse, read
 from attncc.diagnostics import ArtifactError
 from tests.unit.artifacts import small
 
 HERE = Path("here")
-TEXT, CODE = small().to_json().encode(), small().cubin
+TEXT, CODE = small().to_json().encode(), small().cubins
 
 
 def test_an_artifact_reads_back_equal(tmp_path: Path) -> None:
     small().write(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [CUBIN, MANIFEST]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([MANIFEST, *map(cubin_name, ROLES)])
     assert read(tmp_path) == small()
 
 
@@ -33,37 +33,37 @@ def test_no_flipped_bit_of_the_manifest_passes(bit: int) -> None:
     data = bytearray(TEXT)
     data[bit // 8] ^= 1 << (bit % 8)
     try:
-        survivor = parse(bytes(data), CODE, HERE)
+        survivor = parse(bytes(data), CODE.__getitem__, HERE)
     except ArtifactError:
         return
     assert survivor == small()  # only a change that JSON does not see, such as a blank that became a tab
 
 
-@given(st.integers(0, len(CODE) * 8 - 1))
-def test_no_flipped_bit_of_the_cubin_passes(bit: int) -> None:
-    data = bytearray(CODE)
+@given(st.sampled_from(ROLES), st.integers(0, len(CODE["main"]) * 8 - 1))
+def test_no_flipped_bit_of_a_cubin_passes(role: Role, bit: int) -> None:
+    data = bytearray(CODE[role])
     data[bit // 8] ^= 1 << (bit % 8)
-    with pytest.raises(ArtifactError, match="A0911"):
-        parse(TEXT, bytes(data), HERE)
+    with pytest.raises(ArtifactError, match=cubin_name(role)):
+        parse(TEXT, {**CODE, role: bytes(data)}.__getitem__, HERE)
 
 
 @given(st.integers(0, len(TEXT) - 1))
 def test_no_truncated_manifest_passes(length: int) -> None:
     with pytest.raises(ArtifactError, match="A0911"):
-        parse(TEXT[:length], CODE, HERE)
+        parse(TEXT[:length], CODE.__getitem__, HERE)
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"key": 1}', b"\xff\xfe", b"{" * 200_000])
 def test_json_garbage_is_damage_and_not_a_crash(text: bytes) -> None:
     with pytest.raises(ArtifactError, match="A0911"):
-        parse(text, CODE, HERE)
+        parse(text, CODE.__getitem__, HERE)
 
 
 def test_another_schema_is_refused_by_name() -> None:
     data = json.loads(TEXT)
     data["manifest"]["schema"] = 99
     with pytest.raises(ArtifactError) as caught:
-        parse(json.dumps(data).encode(), CODE, HERE)
+        parse(json.dumps(data).encode(), CODE.__getitem__, HERE)
     assert (caught.value.code, caught.value.got) == ("A0912", "schema 99")
 
 
@@ -89,7 +89,7 @@ def test_a_descriptor_that_means_nothing_is_damage(name: str, value: object) -> 
     data["manifest"]["abi"]["maps"][1][name] = value
     data["integrity"] = _integrity(data["key"], data["manifest"])
     with pytest.raises(ArtifactError, match="A0911"):
-        parse(json.dumps(data).encode(), CODE, HERE)
+        parse(json.dumps(data).encode(), CODE.__getitem__, HERE)
 
 
 def test_a_folder_without_a_kernel_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from attncc import cache as module
-from attncc.artifact import CUBIN, MANIFEST, Artifact
+from attncc.artifact import MANIFEST, ROLES, Artifact, cubin_name
 from attncc.cache import Cache, cache_key, cache_root, tree_hash
 from tests.unit.artifacts import small
 
@@ -100,7 +100,7 @@ def test_a_killed_writer_leaves_whole_entries_only(cache: Cache, repo_root: Path
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
     for key in cache.entries():
-        assert sorted(os.listdir(cache.folder(key))) == [CUBIN, MANIFEST]
+        assert sorted(os.listdir(cache.folder(key))) == sorted([MANIFEST, *map(cubin_name, ROLES)])
         assert cache.get(key) == small(key, bytes(200_000))
 
 
@@ -110,7 +110,7 @@ def test_what_a_dead_writer_left_is_removed(cache: Cache) -> None:
     old, fresh = left.with_name(".other.old"), left.with_name(".other.fresh")
     for folder, age in ((left, 3600), (old, 2 * module.STALE_SECONDS), (fresh, 0)):
         folder.mkdir()
-        (folder / CUBIN).write_bytes(b"half")
+        (folder / cubin_name("main")).write_bytes(b"half")
         os.utime(folder, (time.time() - age, time.time() - age))
     cache.put(small(KEY))
     assert [path.exists() for path in (left, old, fresh)] == [False, False, True]
@@ -128,15 +128,17 @@ def replace_by_folder(path: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "a bit of the cubin flipped": lambda folder: flip(folder / CUBIN),
+    "a bit of the cubin flipped": lambda folder: flip(folder / cubin_name("main")),
     "a bit of the manifest flipped": lambda folder: flip(folder / MANIFEST),
-    "the cubin cut off": lambda folder: os.truncate(folder / CUBIN, 100),
-    "the cubin empty": lambda folder: os.truncate(folder / CUBIN, 0),
+    "the cubin cut off": lambda folder: os.truncate(folder / cubin_name("main"), 100),
+    "the cubin empty": lambda folder: os.truncate(folder / cubin_name("main"), 0),
     "the manifest cut off": lambda folder: os.truncate(folder / MANIFEST, 100),
     "the manifest garbage": lambda folder: shutil.copy(__file__, folder / MANIFEST),
-    "the cubin gone": lambda folder: (folder / CUBIN).unlink(),
+    "the cubin gone": lambda folder: (folder / cubin_name("main")).unlink(),
     "the manifest gone": lambda folder: (folder / MANIFEST).unlink(),
-    "the cubin a folder": lambda folder: replace_by_folder(folder / CUBIN),
+    "a bit of the other cubin flipped": lambda folder: flip(folder / cubin_name("merge")),
+    "the other cubin gone": lambda folder: (folder / cubin_name("merge")).unlink(),
+    "the cubin a folder": lambda folder: replace_by_folder(folder / cubin_name("main")),
 }
 
 
@@ -193,7 +195,7 @@ def test_a_read_only_cache_still_serves(cache: Cache) -> None:
 
 def test_a_full_disk_leaves_nothing_behind(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Artifact, folder: Path) -> None:
-        (folder / CUBIN).write_bytes(b"half")
+        (folder / cubin_name("main")).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Artifact, "write", full)

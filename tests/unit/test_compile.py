@@ -65,8 +65,11 @@ def gemma2() -> Artifact:
 
 def test_a_kernel_has_what_a_launch_needs(gemma2: Artifact) -> None:
     manifest = gemma2.manifest
-    assert gemma2.cubin[:4] == b"\x7fELF"
-    assert gemma2.main.symbol.encode() in gemma2.cubin
+    assert set(gemma2.cubins) == set(manifest.entries) == {"main", "merge"}
+    for role, cubin in gemma2.cubins.items():
+        assert cubin[:4] == b"\x7fELF"
+        symbols = [entry.symbol.encode() in cubin for entry in manifest.entries.values()]
+        assert symbols == [role == "main", role == "merge"], "an entry is a program of its own"
     assert (manifest.variant, manifest.arch, manifest.dtype, manifest.head_dim) == ("gemma2", "sm_90a", "bf16", 128)
     assert manifest.toolchain["nvrtc"].startswith("13.0")
     assert manifest.warnings == ()
@@ -208,7 +211,7 @@ def test_every_stage_can_be_written(tmp_path: Path) -> None:
     assert "tanh" in made.cuda
     assert "#line" not in made.cuda
     assert ".target sm_90a" in made.ptx
-    assert written["cubin"] == made.artifact.cubin
+    assert {"main": written["cubin"], "merge": written["merge"]} == made.artifact.cubins
     assert "HGMMA" in made.sass
     assert json.loads(made.manifest)["key"] == made.key
     assert json.loads(str(written["report"]))["entries"]["main"]["registers"] == made.artifact.main.registers
