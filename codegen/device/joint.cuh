@@ -97,8 +97,8 @@
 //
 // INVARIANTS a family keeps: it never multiplies a masked pair by 0 (it selects); it reads no storage outside the
 // request's rows and columns into a result; it writes no output row outside the request; a row without a pair gives
-// out = 0 and lse = -inf (or the sink), then the output hook; row and col are storage indices, and `Work` says nothing
-// about positions.
+// out = 0 and lse = -inf (or the sink), then the output hook; row and col are storage indices, and positions
+// come from Work::geometry.
 //
 // SPLITS. With launch.num_splits > 1 an item covers columns [slot * split_cols, (slot + 1) * split_cols) and stores its
 // state instead of an output: the unnormalised f32 accumulator and two floats (softmax: m in the log2 domain and l;
@@ -112,6 +112,13 @@
 
 namespace attncc {
 
+// Where a request's rows and columns are, in storage and in position.
+struct Geometry {
+  int qo_len, kv_len;    // rows [0, qo_len), columns [0, kv_len)
+  int q_start, k_start;  // positions: q = q_start + row, k = k_start + col
+  int qo_base, kv_base;  // first token in ragged storage; 0 when padded
+};
+
 // One work item: packed query rows [row0, row0 + nrows) of KV head hk against KV columns [col0, col0 + ncols).
 // Packed row i is query row i / pack of query head h0 + i % pack; pack is group and h0 is hk * group, unless a family
 // packs fewer heads. col0 is a multiple of the tile width. slot: which split of the columns.
@@ -119,6 +126,7 @@ struct Work {
   int b, hk, row0, nrows, col0, ncols, slot;
   unsigned kind, segment;
   int h0, pack;
+  Geometry geometry;  // of request b
 };
 
 // KV columns [lo, hi). partial == 0: proven to be attended by every row asked about.
@@ -280,32 +288,29 @@ struct Launch {
   int split_cols;  // columns a split covers, a multiple of the tile width
 };
 
-// Where a request's rows and columns are, in storage and in position.
-struct Geometry {
-  int qo_len, kv_len;    // rows [0, qo_len), columns [0, kv_len)
-  int q_start, k_start;  // positions: q = q_start + row, k = k_start + col
-  int qo_base, kv_base;  // first token in ragged storage; 0 when padded
-};
-
 __device__ __forceinline__ Geometry geometry(const Launch& launch, int b) {
-  // Selected addresses rather than branches: it is inlined into everything that asks where a request lies, and straight
-  // code merges. What is absent is read from the block itself.
-  const int* rows_begin = launch.qo_indptr ? launch.qo_indptr + b : &launch.zero;
-  const int* cols_begin = launch.kv_indptr ? launch.kv_indptr + b : &launch.zero;
-  const int* rows_end = launch.qo_indptr ? launch.qo_indptr + b + 1
-                                         : (launch.qo_lens ? launch.qo_lens + b : &launch.max_qo_len);
-  const int* cols_end = launch.kv_indptr ? launch.kv_indptr + b + 1
-                                         : (launch.kv_lens ? launch.kv_lens + b : &launch.max_kv_len);
+  // Two rounds of reads, each all at once: what a branch reads waits for the branch. What is absent is read from the block
+  // itself.
+  const int *qo_indptr = launch.qo_indptr, *kv_indptr = launch.kv_indptr, *qo_lens = launch.qo_lens,
+            *kv_lens = launch.kv_lens, *q_starts = launch.q_starts, *k_starts = launch.k_starts;
+  const int max_qo_len = launch.max_qo_len, max_kv_len = launch.max_kv_len, explicit_start = launch.explicit_q_start;
+  const int* rows_begin = qo_indptr ? qo_indptr + b : &launch.zero;
+  const int* cols_begin = kv_indptr ? kv_indptr + b : &launch.zero;
+  const int* rows_end = qo_lens ? qo_lens + b : &launch.max_qo_len;
+  const int* cols_end = kv_lens ? kv_lens + b : &launch.max_kv_len;
+  rows_end = qo_indptr ? qo_indptr + b + 1 : rows_end;
+  cols_end = kv_indptr ? kv_indptr + b + 1 : cols_end;
+  const int* first_col = k_starts ? k_starts + b : &launch.k_start;
+  const int* first_row = q_starts ? q_starts + b : &launch.q_start;
   Geometry g;
   g.qo_base = *rows_begin;
   g.kv_base = *cols_begin;
-  const int rows = *rows_end - g.qo_base, cols = *cols_end - g.kv_base;
+  g.k_start = *first_col;
+  const int q_start = *first_row, rows = *rows_end - g.qo_base, cols = *cols_end - g.kv_base;
   // The host does not read lengths that lie on the device: a wrong one stays within the bounds of the call.
-  g.qo_len = rows < 0 ? 0 : (rows < launch.max_qo_len ? rows : launch.max_qo_len);
-  g.kv_len = cols < 0 ? 0 : (cols < launch.max_kv_len ? cols : launch.max_kv_len);
-  g.k_start = *(launch.k_starts ? launch.k_starts + b : &launch.k_start);
-  const int q_start = *(launch.q_starts ? launch.q_starts + b : &launch.q_start);
-  const bool given = launch.q_starts != nullptr || launch.explicit_q_start != 0;
+  g.qo_len = rows < 0 ? 0 : (rows < max_qo_len ? rows : max_qo_len);
+  g.kv_len = cols < 0 ? 0 : (cols < max_kv_len ? cols : max_kv_len);
+  const bool given = q_starts != nullptr || explicit_start != 0;
   g.q_start = given ? q_start : g.k_start + g.kv_len - g.qo_len;
   return g;
 }

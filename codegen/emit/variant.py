@@ -206,7 +206,7 @@ class _Writer:
             self.uses_geometry = False
             values = self._emitter(body, self._uniform_leaf, "params.").values(m.expr for m in members)
             if self.uses_geometry:
-                self.out.add("const attncc::Geometry g = attncc::geometry(params.launch, work.b);")
+                self.out.add("const attncc::Geometry& g = work.geometry;")
             self._aggregate(body, values, members)
 
     def _row(self) -> None:
@@ -394,7 +394,7 @@ class _Writer:
         lo, hi = ("", "") if self.hooks.mask is None else (" row_lo", " row_hi")
         arguments = f"(const Params& params, const attncc::Work& work, int{lo}, int{hi}, attncc::Range* out)"
         with self.out.block(f"{_INLINE} int ranges{arguments}"):
-            self.out.add("const attncc::Geometry g = attncc::geometry(params.launch, work.b);")
+            self.out.add("const attncc::Geometry& g = work.geometry;")
             if self.hooks.mask is None:
                 self.out.add("out[0] = {0, g.kv_len, 0};")
                 self.out.add("return 1;")

@@ -71,6 +71,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
   work.ncols = g.kv_len;
   work.h0 = work.hk * launch.group;
   work.pack = launch.group;
+  work.geometry = g;
   const typename Variant::Item item = Variant::item(params, work);
   const Finished end = finish<Variant, Config::accuracy>(item, Variant::row(params, item, row, h), state);
   if constexpr (has_output) {

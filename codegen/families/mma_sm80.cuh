@@ -150,7 +150,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   const auto& item = *reinterpret_cast<const typename Variant::Item*>(staged.item);
 
   const Launch& launch = params.launch;
-  const Geometry g = geometry(launch, work.b);
+  const Geometry& g = work.geometry;
   const int row_lo = work.row0 / work.pack, row_hi = (work.row0 + work.nrows - 1) / work.pack + 1;
   const int col_end = work.col0 + work.ncols < g.kv_len ? work.col0 + work.ncols : g.kv_len;
   for (int i = threadIdx.x; i < block_m; i += Config::threads) row_at[i] = unpack_row(work, i);
@@ -516,8 +516,9 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
 // is shorter than the longest. heads: the KV head's query heads that are packed together, from h0 on.
 template <class Config>
 __device__ __forceinline__ Work block_work(const Launch& launch, int tile, int slot, int hk, int b, int h0, int heads) {
-  const Geometry g = geometry(launch, b);
   Work work{};
+  work.geometry = geometry(launch, b);
+  const Geometry& g = work.geometry;
   work.b = b;
   work.hk = hk;
   work.h0 = h0;

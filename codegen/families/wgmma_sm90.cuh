@@ -134,7 +134,8 @@ struct Items {
       work.h0 += of_group;
       work.pack = 1;
     }
-    const Geometry g = geometry(launch, work.b);
+    work.geometry = geometry(launch, work.b);
+    const Geometry& g = work.geometry;
     work.row0 = tile * Config::block_m;
     const int left = g.qo_len * work.pack - work.row0;
     work.nrows = left < Config::block_m ? left : Config::block_m;
@@ -153,7 +154,7 @@ struct Items {
 template <class Config, class Variant>
 __device__ __forceinline__ void fill_slot(const typename Variant::Params& params, const Work& work,
                                           ItemSlot<Config, Variant>& slot) {
-  const Geometry g = geometry(params.launch, work.b);
+  const Geometry& g = work.geometry;
   slot.work = work;
   slot.qo_base = g.qo_base;
   slot.kv_base = g.kv_base;
@@ -249,7 +250,7 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
   constexpr int block_n = Config::block_n;
   using Diagonal = typename Shared<Config, Variant>::Diagonal;
   const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
-  const int last = geometry(params.launch, slot.work.b).kv_len - 1;
+  const int last = slot.work.geometry.kv_len - 1;
   TileIterator<block_n, facts.num_ranges> tiles(slot.ranges, slot.work.col0, slot.col_end);
   TileSpan span;
 #pragma unroll 1

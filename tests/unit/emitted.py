@@ -39,6 +39,7 @@ _CALLS = """
 static attncc::Work {ns}_work(const {ns}::Params& params, const int* at) {{
   attncc::Work work{{}};
   work.b = at[0], work.hk = at[1], work.nrows = at[2] * params.launch.group, work.ncols = at[3];
+  work.geometry = attncc::geometry(params.launch, work.b);
   return work;
 }}
 extern "C" void {ns}_pairs(const {ns}::Params* params, int b, int heads, int rows, int cols, const float* scores,

@@ -22,7 +22,7 @@ _ITEM = """
     float scale;        // sm_scale * log2(e)
   };
   static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     return {g.q_start - g.k_start, g.kv_len, p.launch.sm_scale.get(work.b) * attncc::kLog2E};
   }
 """
@@ -45,7 +45,7 @@ _NO_TILE = """
 _CAUSAL_RANGES = """
   static __device__ __forceinline__ int ranges(const Params& p, const attncc::Work& work, int row_lo, int row_hi,
                                                attncc::Range* out) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     const int delta = g.q_start - g.k_start;
     out[0] = {0, row_lo + delta + 1, 0};
     out[1] = {row_lo + delta + 1, row_hi + delta, 1};
@@ -116,7 +116,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
     float inner, outer;  // sm_scale / softcap; softcap * log2(e)
   };
   static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     const float softcap = p.softcap.get(work.b);
     return {g.q_start - g.k_start, p.window.get(work.b), exact::div(p.launch.sm_scale.get(work.b), softcap),
             softcap * attncc::kLog2E};
@@ -130,7 +130,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
   }
   static __device__ __forceinline__ int ranges(const Params& p, const attncc::Work& work, int row_lo, int row_hi,
                                                attncc::Range* out) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     const int delta = g.q_start - g.k_start, window = p.window.get(work.b);
     const int some_lo = row_lo + delta - window + 1, all_lo = row_hi - 1 + delta - window + 1;
     out[0] = {some_lo, row_hi + delta, 1};
@@ -172,7 +172,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
     float scale;
   };
   static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     return {g.q_start - g.k_start, p.window.get(work.b), p.launch.sm_scale.get(work.b) * attncc::kLog2E};
   }
   struct Row {
@@ -187,7 +187,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
   static __device__ __forceinline__ float sink(const Item&, const Row& row) { return row.sink; }
   static __device__ __forceinline__ int ranges(const Params& p, const attncc::Work& work, int row_lo, int row_hi,
                                                attncc::Range* out) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     const int delta = g.q_start - g.k_start;
     out[0] = {row_lo + delta - p.window.get(work.b) + 1, row_hi + delta, 1};
     return 1;
@@ -207,7 +207,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
     float scale;
   };
   static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     return {work.b, g.q_start - g.k_start, g.kv_len - g.qo_len, p.launch.sm_scale.get(work.b) * attncc::kLog2E};
   }
   struct Row {
@@ -227,7 +227,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
         """
   static __device__ __forceinline__ int ranges(const Params& p, const attncc::Work& work, int row_lo, int row_hi,
                                                attncc::Range* out) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     out[0] = {0, row_hi + g.q_start - g.k_start, 1};
     return 1;
   }
@@ -245,7 +245,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
     float scale;
   };
   static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     return {g.q_start - g.k_start, g.q_start, g.k_start, p.launch.sm_scale.get(work.b) * attncc::kLog2E};
   }
   template <class X>
@@ -277,7 +277,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
     float scale, bias;
   };
   static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     return {g.q_start - g.k_start, p.launch.sm_scale.get(work.b), p.bias.get(work.b)};
   }
   static __device__ __forceinline__ float weight(float score, const Item& item, const Row&, const Tile&, const Key&,
@@ -298,7 +298,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
     float scale;
   };
   static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     return {g.q_start - g.k_start, p.launch.sm_scale.get(work.b)};
   }
   struct Diagonal {
@@ -330,7 +330,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
     float scale;
   };
   static __device__ __forceinline__ Item item(const Params& p, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(p.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     return {work.b, g.q_start - g.k_start, p.launch.sm_scale.get(work.b) * attncc::kLog2E};
   }
   template <class X>

@@ -69,7 +69,7 @@ def host_check(text: str, name: str = "") -> str:
         ("gemma2", "fast::tanh(", "fast::no_such(", "variants.attn:6"),
         ("gemma2", "< column.step", "< column.no_such", "variants.attn:7"),
         ("alibi", "r.slopes * ", "r.no_such * ", "variants.attn:11"),
-        ("causal", "attncc::geometry(", "attncc::no_such(", "causal.cu"),
+        ("causal", "work.geometry", "work.no_such", "causal.cu"),
     ],
 )
 def test_messages_point_to_the_users_lines(name: str, old: str, new: str, place: str) -> None:

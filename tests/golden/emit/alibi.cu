@@ -33,7 +33,7 @@ struct Variant {
   struct Tile {};
 
   static __device__ __forceinline__ Item item(const Params& params, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(params.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     return {params.launch.sm_scale.get(work.b) * 1.442695f, g.k_start, g.q_start};
   }
 
@@ -55,7 +55,7 @@ struct Variant {
 
   static __device__ __forceinline__ int ranges(const Params& params, const attncc::Work& work, int row_lo,
       int row_hi, attncc::Range* out) {
-    const attncc::Geometry g = attncc::geometry(params.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     using i64 = attncc::i64;
     const i64 v0 = i64(g.q_start) + i64(row_lo);
     out[0] = {0, attncc::bounds::end(v0 + i64(row_hi - row_lo) - i64(g.k_start)), 1};

@@ -35,7 +35,7 @@ struct Variant {
   struct Tile {};
 
   static __device__ __forceinline__ Item item(const Params& params, const attncc::Work& work) {
-    const attncc::Geometry g = attncc::geometry(params.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     const float t0 = params.softcap.get(work.b);
     return {
       t0 * 1.442695f,
@@ -64,7 +64,7 @@ struct Variant {
 
   static __device__ __forceinline__ int ranges(const Params& params, const attncc::Work& work, int row_lo,
       int row_hi, attncc::Range* out) {
-    const attncc::Geometry g = attncc::geometry(params.launch, work.b);
+    const attncc::Geometry& g = work.geometry;
     using i64 = attncc::i64;
     const i64 v0 = i64(params.window.get(work.b));
     const i64 v1 = i64(g.q_start) + i64(row_lo);
