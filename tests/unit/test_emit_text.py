@@ -57,8 +57,8 @@ def test_golden(name: str) -> None:
 
 
 def host_check(text: str, name: str = "") -> str:
-    """What g++ says about a translation unit called ``name``; the entry, which is CUDA, is cut off."""
-    text = f'#line 1 "{name}"\n' + text.split('extern "C"')[0].replace('#include "families/mma_sm80.cuh"', "")
+    """What g++ says about a translation unit called ``name``; the entries, which are CUDA, are cut off."""
+    text = f'#line 1 "{name}"\n' + text.split("#ifndef ")[0].replace('#include "families/mma_sm80.cuh"', "")
     command = ["g++", "-std=c++17", "-fsyntax-only", "-w", f"-I{emitted.ROOT / 'codegen'}", "-x", "c++", "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False).stderr
 
