@@ -80,31 +80,39 @@ __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragme
   constexpr int cols = Fragment::n_tiles * 8;
   const typename Variant::Item item = view.item;
   typename Variant::Row rows[Fragment::rows];
-  int row_index[Fragment::rows], diagonal_row[Fragment::rows];
+  int row_index[Fragment::rows];
 #pragma unroll
   for (int slot = 0; slot < Fragment::rows; ++slot) {
     const int i = fragment.row(slot);
     const RowAt at = view.row_at[i];
     rows[slot] = view.rows[i];
     row_index[slot] = at.row;
-    diagonal_row[slot] = at.row - view.row_lo + cols - 1 + (at.h - view.h0) * view.head_deltas;
   }
-  int again = 0;
-  const auto key = [&](int i) { return facts.has_key ? view.keys[fragment.col(i) + again] : typename Variant::Key(); };
-  const auto diagonal = [&](int i) {
-    return facts.has_diagonal ? view.diagonals[diagonal_row[Fragment::slot(i)] - fragment.col(i) + again] : Diagonal();
-  };
+  // Column by column: the pairs of a column share its key.
   const int base = view.col0 + fragment.first_col();  // of all columns of the thread
+  const auto* keys = view.keys + fragment.first_col();
+  const auto key = [&](int step) { return facts.has_key ? keys[step] : typename Variant::Key(); };
+  const Diagonal* diagonals[Fragment::rows];
+#pragma unroll
+  for (int slot = 0; slot < Fragment::rows; ++slot) {
+    const RowAt at = view.row_at[fragment.row(slot)];
+    const int delta = at.row - view.row_lo + cols - 1 - fragment.first_col();
+    diagonals[slot] = view.diagonals + (delta + (at.h - view.h0) * view.head_deltas);
+  }
   if constexpr (!Raw) {
 #pragma unroll
-    for (int i = 0; i < Fragment::values; ++i) {
-      const auto& row = rows[Fragment::slot(i)];
-      const int r = row_index[Fragment::slot(i)];
-      const Column col(base, Fragment::step(i));
-      if constexpr (facts.has_diagonal)
-        s[i] = pair_value<Variant>(s[i], item, row, view.tile, key(i), diagonal(i), r, col);
-      else
-        s[i] = pair_value<Variant>(s[i], item, row, view.tile, key(i), r, col);
+    for (int n = 0; n < Fragment::row_values; ++n) {
+      const Column col(base, Fragment::step(Fragment::value(0, n)));
+      const typename Variant::Key of_col = key(col.step);
+#pragma unroll
+      for (int slot = 0; slot < Fragment::rows; ++slot) {
+        float& x = s[Fragment::value(slot, n)];
+        const auto& row = rows[slot];
+        if constexpr (facts.has_diagonal)
+          x = pair_value<Variant>(x, item, row, view.tile, of_col, diagonals[slot][-col.step], row_index[slot], col);
+        else
+          x = pair_value<Variant>(x, item, row, view.tile, of_col, row_index[slot], col);
+      }
     }
   }
   // Runs at most once: see opaque_zero. One loop for the mask and the end of the columns: a second one would have the
@@ -112,18 +120,24 @@ __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragme
 #pragma unroll 1
   for (int left = partial; left; left = opaque_zero()) {
     // Kept from the first time, staged values would take a register for each pair.
+    int again = 0;
     if (!Raw && (facts.has_key || facts.has_diagonal) && view.zero != nullptr) again = *view.zero;
 #pragma unroll
-    for (int i = 0; i < Fragment::values; ++i) {
-      const auto& row = rows[Fragment::slot(i)];
-      const int r = row_index[Fragment::slot(i)];
-      const Column col(base, Fragment::step(i));
-      bool keep = Fragment::step(i) < view.col_end - base;
-      if constexpr (facts.has_mask && facts.has_diagonal)
-        keep = keep & Variant::mask(item, row, key(i), diagonal(i), r, col);
-      else if constexpr (facts.has_mask)
-        keep = keep & Variant::mask(item, row, key(i), r, col);
-      s[i] = keep ? s[i] : (facts.has_weight ? 0.0f : -infinity());
+    for (int n = 0; n < Fragment::row_values; ++n) {
+      const Column col(base, Fragment::step(Fragment::value(0, n)));
+      const bool inside = col.step < view.col_end - base;
+      const typename Variant::Key of_col = key(col.step + again);
+#pragma unroll
+      for (int slot = 0; slot < Fragment::rows; ++slot) {
+        float& x = s[Fragment::value(slot, n)];
+        const auto& row = rows[slot];
+        bool keep = inside;
+        if constexpr (facts.has_mask && facts.has_diagonal)
+          keep = keep & Variant::mask(item, row, of_col, diagonals[slot][again - col.step], row_index[slot], col);
+        else if constexpr (facts.has_mask)
+          keep = keep & Variant::mask(item, row, of_col, row_index[slot], col);
+        x = keep ? x : (facts.has_weight ? 0.0f : -infinity());
+      }
     }
   }
 }

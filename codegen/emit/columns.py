@@ -19,6 +19,7 @@ from attncc.ir.types import I32_MAX, I32_MIN, Type
 from attncc.ir.walk import substitute, walk
 
 _Sum = tuple[Expr, Expr]  # what the base gives, and what the step adds
+_Terms = tuple[list[Expr], list[Expr]]  # what is added, and what is taken away
 
 
 def by_step(root: Expr) -> Expr:
@@ -45,7 +46,7 @@ def by_step(root: Expr) -> Expr:
             continue
         operands = tuple(done[operand] for operand in node.operands)
         if isinstance(node, Binary) and node.op in ("lt", "le", "eq") and node.left.type is Type.I32:
-            compared = _compare(node, stage, known)
+            compared = _compare(node, stage, known) or _compare_distance(node, stage, known)
             if compared is not None:
                 done[node] = compared
                 continue
@@ -82,9 +83,31 @@ def _split(
 
 def _compare(node: Binary, stage: Mapping[Expr, Stage], known: Mapping[Expr, Interval]) -> Expr | None:
     """A comparison in which the column stands alone, on one side, and the rest is known before the pair."""
-    plus, minus = _terms(node.left, stage, known)
-    more, less = _terms(node.right, stage, known)
-    plus, minus = plus + less, minus + more  # plus - minus is compared with 0
+    return _turn(node.op, _terms(node.left, stage, known), _terms(node.right, stage, known), stage)
+
+
+def _compare_distance(node: Binary, stage: Mapping[Expr, Stage], known: Mapping[Expr, Interval]) -> Expr | None:
+    """The same of an absolute value: abs(x) <= e is x <= e and -x <= e; e < abs(x) is e < x or e < -x."""
+    on_left = isinstance(node.left, Unary) and node.left.op == "abs"
+    distance, other = (node.left, node.right) if on_left else (node.right, node.left)
+    if node.op == "eq" or not isinstance(distance, Unary) or distance.op != "abs":
+        return None
+    low, _ = exact_interval(distance.operand, known) or (I32_MIN, 0)
+    if low <= I32_MIN:  # its negative would wrap
+        return None
+    plus, minus = _terms(distance.operand, stage, known)
+    rest = _terms(other, stage, known)
+    halves = [
+        _turn(node.op, side, rest, stage) if on_left else _turn(node.op, rest, side, stage)
+        for side in ((plus, minus), (minus, plus))
+    ]
+    first, second = halves
+    return None if first is None or second is None else Binary("and" if on_left else "or", first, second)
+
+
+def _turn(op: str, left: _Terms, right: _Terms, stage: Mapping[Expr, Stage]) -> Expr | None:
+    """``left`` compared with ``right``, as the column's step compared with where that turns."""
+    plus, minus = [*left[0], *right[1]], [*left[1], *right[0]]  # plus - minus is compared with 0
     if (COL in plus) == (COL in minus):
         return None
     on_left = COL in plus
@@ -93,10 +116,10 @@ def _compare(node: Binary, stage: Mapping[Expr, Stage], known: Mapping[Expr, Int
     if COL in column or any(stage[term] > Stage.ROW for term in (*column, *others)):
         return None
     turn = Binary("sub", Threshold(tuple(others), tuple(column)), COL_BASE)
-    return Binary(node.op, COL_STEP, turn) if on_left else Binary(node.op, turn, COL_STEP)
+    return Binary(op, COL_STEP, turn) if on_left else Binary(op, turn, COL_STEP)
 
 
-def _terms(expr: Expr, stage: Mapping[Expr, Stage], known: Mapping[Expr, Interval]) -> tuple[list[Expr], list[Expr]]:
+def _terms(expr: Expr, stage: Mapping[Expr, Stage], known: Mapping[Expr, Interval]) -> _Terms:
     """What an i32 value adds and what it takes away, as far down as nothing wraps."""
     low, high = exact_interval(expr, known) or (I32_MIN - 1, I32_MAX + 1)
     if low >= I32_MIN and high <= I32_MAX:
