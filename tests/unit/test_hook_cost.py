@@ -116,6 +116,20 @@ def test_a_bound_of_a_mask_is_one_comparison_a_score() -> None:
     assert len(compared) == mask.count("column.step") == 2
 
 
+@pytest.mark.parametrize(("text", "join"), [("abs(q - k) <= w", "&"), ("abs(q - k) > w", "|")])
+def test_a_distance_is_one_comparison_a_side(text: str, join: str) -> None:
+    mask = pair_text(f"variant v(w: i32) {{ mask = {text} }}")
+    mask = mask[mask.index("bool mask(") :]
+    assert "abs" not in mask
+    assert mask.count("column.step") == 2
+    assert f") {join} (" in mask
+
+
+def test_a_distance_that_may_wrap_stays_whole() -> None:
+    """The negative of the least i32 is itself: it is no distance."""
+    assert "exact::abs" in pair_text("variant v(n: i32, w: i32) { mask = abs(q - k + n) <= w }")
+
+
 def test_a_comparison_with_the_column_is_exact_at_the_ends_of_i32(tmp_path: Path) -> None:
     """Thresholds are summed in 64 bits: a window or a shift at either end of i32 masks what the formula does."""
     text = """
