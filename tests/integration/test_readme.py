@@ -1,4 +1,4 @@
-"""Everything the README shows is run: each command of its console and sh blocks, and its Python."""
+"""Everything the README and the guide to a kernel show is run: commands of console and sh blocks, and Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import pytest
 
 from attncc.cli.environment import gpu_count
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "how-a-kernel-is-made.md").read_text(encoding="utf-8")
 # Not run here: these set up environments and run everything; tests/unit/test_readme.py checks what they name.
 ELSEWHERE = ("make ", "pip install ")
 
@@ -34,14 +36,14 @@ class Command:
     output: str | None
 
 
-def blocks() -> list[Block]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(text: str = README) -> list[Block]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     return [Block(language, text) for language, text in found]
 
 
-def commands() -> list[Command]:
+def commands(text: str = README) -> list[Command]:
     found = []
-    for block in blocks():
+    for block in blocks(text):
         if block.language == "console":
             for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
                 line, _, output = part.partition("\n")
@@ -86,8 +88,10 @@ def test_the_readme_shows_every_command() -> None:
     assert shown == set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", commands(), ids=lambda command: command.line.split("#")[0].strip())
-def test_a_command_prints_what_the_readme_says(command: Command, folder: Path) -> None:
+@pytest.mark.parametrize(
+    "command", [*commands(), *commands(GUIDE)], ids=lambda command: command.line.split("#")[0].strip()
+)
+def test_a_command_prints_what_is_shown(command: Command, folder: Path) -> None:
     if "attncc compile" in command.line:
         pytest.importorskip("cuda.bindings", reason="the compiler is not installed")
     run = subprocess.run(
@@ -103,9 +107,22 @@ def test_a_command_prints_what_the_readme_says(command: Command, folder: Path) -
         assert alike(run.stdout + run.stderr) == alike(command.output)
 
 
+def test_the_guide_shows_the_code_that_is_generated(folder: Path) -> None:
+    (variant,) = [block.text for block in blocks(GUIDE) if not block.language]
+    assert variant == (folder / "gemma2.attn").read_text(encoding="utf-8")
+    line = "attncc compile gemma2.attn --family wgmma_sm90 --emit=cuda"
+    assert line in GUIDE
+    run = subprocess.run(line.split(), cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
+    made = {" ".join(text.split()) for text in run.stdout.splitlines()}
+    shown = [
+        " ".join(text.split()) for block in blocks(GUIDE) if block.language == "cpp" for text in block.text.splitlines()
+    ]
+    assert len(shown) > 10
+    assert [text for text in shown if text not in made] == []
+
+
 def test_the_environment_variables_are_those_the_code_reads() -> None:
-    root = Path(__file__).resolve().parents[2]
-    files = [path for top in ("attncc", "codegen", "grammar", "runtime") for path in (root / top).rglob("*.py")]
+    files = [path for top in ("attncc", "codegen", "grammar", "runtime") for path in (ROOT / top).rglob("*.py")]
     read = {name for path in files for name in re.findall(r"\bATTNCC_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
     assert set(re.findall(r"^\| `(ATTNCC_[A-Z_]+)`", README, flags=re.MULTILINE)) == read
 
