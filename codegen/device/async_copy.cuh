@@ -1,4 +1,5 @@
 // cp.async: global to shared memory without registers, sm_80 and later. Copies of one thread form groups in commit order.
+// And stores the other way.
 #pragma once
 #include "device/smem.cuh"
 
@@ -25,6 +26,25 @@ __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_
 template <int Pending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+// PTX ISA 9.7.9.12 st: writes `value` at `target` when `valid`. Predicated: a branch around each store takes longer.
+__device__ __forceinline__ void store_global(void* target, uint2 value, bool valid) {
+  asm volatile("{\n .reg .pred p;\n setp.ne.b32 p, %3, 0;\n @p st.global.v2.b32 [%0], {%1, %2};\n}" ::"l"(target),
+               "r"(value.x), "r"(value.y), "r"(int(valid))
+               : "memory");
+}
+
+__device__ __forceinline__ void store_global(void* target, uint4 value, bool valid) {
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %5, 0;\n @p st.global.v4.b32 [%0], {%1, %2, %3, %4};\n}" ::"l"(target),
+      "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(int(valid))
+      : "memory");
+}
+
+__device__ __forceinline__ void store_global(void* target, float4 value, bool valid) {
+  const uint4 bits{float_to_bits(value.x), float_to_bits(value.y), float_to_bits(value.z), float_to_bits(value.w)};
+  store_global(target, bits, valid);
 }
 
 }  // namespace attncc

@@ -88,8 +88,9 @@
 //
 //   struct RowBounds; struct KeyBounds;               // intervals; merge(other), each(op) on every interval
 //   static RowBounds row_bounds(const Params&, const Item&, const Row&, int row, int h);
-//   static KeyBounds key_bounds(const Params&, const Item&, int col);
-//       Of one row, of one column of [0, kv_len); merged over the rows of a tile and a chunk of columns.
+//   static KeyBounds key_bounds(const Params&, const Item&, int col, int last);
+//       Of one row; of columns col to col + 3, `last` < kv_len in place of what lies past it. Merged over the rows of a
+//       tile and a chunk of columns.
 //   static Interval<bool> screen(const Params&, const Item&, const RowBounds&, const KeyBounds&, const Box&);
 //       hi is false only if mask() is false, lo is true only if it is true, for every pair of the box that is merged.
 //
@@ -168,6 +169,7 @@ struct Facts {
   VectorHook query, key, value, output;
   bool key_reads;  // read_key() exists, and key() takes what it read
   bool has_screen;  // screen() and what it takes exist
+  bool key_in_mask_only;  // logits() and weight() do not read Key: a full tile needs none
 };
 
 // One value, or one per request. T is a 4-byte value type (a bool travels as int).

@@ -16,6 +16,13 @@ __device__ __forceinline__ const char* opaque(const char* pointer) {
   return pointer;
 }
 
+__device__ __forceinline__ unsigned opaque(unsigned value) {
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 // 0. A loop that goes on until it has been seen runs once, and values that it changes stay where they are: a branch would
 // have the compiler copy them for the side that does not.
 __device__ __forceinline__ int opaque_zero() {

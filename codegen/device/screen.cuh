@@ -5,6 +5,7 @@
 #pragma once
 #include "device/interval.cuh"
 #include "device/tiles.cuh"
+#include "device/views.cuh"
 
 #ifdef ATTNCC_EMULATOR
 #include ATTNCC_EMULATOR
@@ -41,13 +42,19 @@ struct BitmapPlace {
 // may: a pair is possible; all: every pair is there.
 template <int Words>
 struct TileBitmap : BitmapPlace {
-  unsigned may[Words], all[Words + 1];  // two words of `all` are read at once
+  unsigned may[Words], all[Words];
+  int begin, end;  // of the words where `may` has a bit
+
+  __device__ __forceinline__ void clear() { begin = Words, end = 0; }
 
   // The first column >= `from` whose bit in `may` is set, past every column if there is none. from >= first.
   __device__ __forceinline__ int next(int from) const {
     const int bit = (from - first) >> shift;
     unsigned mask = ~0u << (bit & 31);
-    for (int word = bit >> 5; word < words; ++word) {
+    int word = bit >> 5;
+    if (word < begin) word = begin, mask = ~0u;
+#pragma unroll 1
+    for (; word < end; ++word) {
       if (const unsigned left = may[word] & mask) {
         const int found = col(word * 32 + lowest_bit(left));
         return found > from ? found : from;
@@ -57,16 +64,17 @@ struct TileBitmap : BitmapPlace {
     return 0x3fffffff;
   }
 
-  // Whether `all` holds for Cols columns from `from` on. from >= first.
-  template <int Cols>
-  __device__ __forceinline__ bool full(int from) const {
-    static_assert(Cols <= 32 * kChunkCols, "they lie in two words");
-    const int bit = (from - first) >> shift, last = (from + Cols - 1 - first) >> shift;
-    const int word = bit >> 5;
-    if (word >= words) return false;
-    const unsigned long long bits = (all[word] | (unsigned long long)(all[word + 1]) << 32) >> (bit & 31);
-    const unsigned long long wanted = (2ull << (last - bit)) - 1;
-    return (bits & wanted) == wanted;
+  // Where the columns from `from` on end that `all` holds for; `from` or before if it does not. from >= first.
+  __device__ __forceinline__ int full_end(int from) const {
+    const int bit = (from - first) >> shift;
+    unsigned mask = ~0u << (bit & 31);
+    int word = bit >> 5;
+#pragma unroll 1
+    for (; word < words; ++word) {
+      if (const unsigned left = ~all[word] & mask) return col(word * 32 + lowest_bit(left));
+      mask = ~0u;
+    }
+    return col(word * 32);
   }
 };
 
@@ -76,13 +84,25 @@ template <int TileCols, int Words>
 struct ScreenedTiles {
   const TileBitmap<Words>* bitmap;
   int cursor, col_end;
+  int full_end = 0;  // tiles from the cursor on that end here or before are full: they are found without a look
+
+  __device__ __forceinline__ ScreenedTiles(const TileBitmap<Words>* bitmap, int col_end)
+      : bitmap(bitmap), cursor(bitmap->first), col_end(col_end) {}
 
   __device__ __forceinline__ bool next(TileSpan& tile) {
-    const int found = bitmap->next(cursor);
-    if (found >= col_end) return false;
-    tile.col = found;
-    tile.partial = tile.col + TileCols > col_end || !bitmap->template full<TileCols>(tile.col);
-    cursor = tile.col + TileCols;
+    if (cursor + TileCols > full_end && !seek()) return false;
+    tile.col = cursor;
+    cursor += TileCols;
+    tile.partial = cursor > full_end;
+    return true;
+  }
+
+  __device__ __forceinline__ bool seek() {
+    cursor = bitmap->next(cursor);
+    full_end = 0;
+    if (cursor >= col_end) return false;
+    const int end = bitmap->full_end(cursor);
+    full_end = end < col_end ? end : col_end;
     return true;
   }
 };
@@ -103,6 +123,28 @@ __device__ __forceinline__ BitmapPlace cover_ranges(const Range (&ranges)[NumRan
   return place;
 }
 
+// The bounds of a tensor's elements col to col + 3 along the one axis that is left, as `element` reads them; of `last` in
+// place of what lies past it. 0 <= last. No branch, and an address is one multiply-add: all that stands beside it is read at
+// once. Anything at all of an empty tensor, and where a step is not in [0, 2^32) bytes; `params` is read in its place.
+template <class Params, class T>
+__device__ __forceinline__ auto bounds_of_four(const Params& params, const T* base, const Axes<1>& axes, int col, int last)
+    -> Interval<decltype(to_value(T()))> {
+  using Found = Interval<decltype(to_value(T()))>;
+  using u64 = unsigned long long;
+  const int top = last < axes.last[0] ? last : axes.last[0];
+  const u64 bytes = axes.stride[0] * i64(sizeof(T));
+  const bool followed = base != nullptr && bytes >> 32 == 0;
+  const u64 from = followed ? reinterpret_cast<u64>(base) : reinterpret_cast<u64>(&params);
+  const unsigned step = followed ? unsigned(bytes) : 0u;
+  Found found = Found::nothing();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const unsigned index = col + i < top ? col + i : top;
+    found.merge(interval::point(to_value(*reinterpret_cast<const T*>(from + u64(index) * step))));
+  }
+  return followed ? found : Found::everything();
+}
+
 // Operations on every field of a RowBounds or a KeyBounds.
 struct Forget {
   template <class T>
@@ -111,35 +153,17 @@ struct Forget {
   }
 };
 
-// What is known of the pairs of `box`, which holds at least one column of [0, col_end) if a range reaches it. Columns are
-// read in turns that begin at `turn`, so that neighbouring threads with neighbouring boxes read neighbouring columns.
-template <class Variant, int NumRanges>
-__device__ __forceinline__ Interval<bool> screen_box(const typename Variant::Params& params,
-                                                     const typename Variant::Item& item,
-                                                     const typename Variant::RowBounds& rows,
-                                                     const Range (&ranges)[NumRanges], Box box, int col_end, int turn) {
-  const int width = box.col_hi - box.col_lo;  // a power of two
-  if (box.col_hi > col_end) box.col_hi = col_end;
+// What ranges say of the columns of a box: hi, whether one of them reaches a column; lo, whether one proves all.
+template <int NumRanges>
+__device__ __forceinline__ Interval<bool> ranged(const Range (&ranges)[NumRanges], const Box& box) {
   bool reached = false, proven = false;
 #pragma unroll
   for (int i = 0; i < NumRanges; ++i) {
-    reached = reached || (ranges[i].lo < box.col_hi && box.col_lo < ranges[i].hi && ranges[i].lo < ranges[i].hi);
-    proven = proven || (ranges[i].partial == 0 && ranges[i].lo <= box.col_lo && box.col_hi <= ranges[i].hi);
+    reached = reached | ((ranges[i].lo < box.col_hi) & (box.col_lo < ranges[i].hi) & (ranges[i].lo < ranges[i].hi));
+    proven = proven | ((ranges[i].partial == 0) & (ranges[i].lo <= box.col_lo) & (box.col_hi <= ranges[i].hi));
   }
   reached = reached && box.col_lo < box.col_hi;
-  if (!reached || proven) return {reached && proven, reached};
-  const auto at = [&](int j) {
-    const int col = box.col_lo + ((j + turn) & (width - 1));
-    return Variant::key_bounds(params, item, col < col_end ? col : col_end - 1);
-  };
-  typename Variant::KeyBounds keys;
-  keys.each(Forget());
-#pragma unroll 1
-  for (int j = 0; j < width; j += 4) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) keys.merge(at(j + i));
-  }
-  return Variant::screen(params, item, rows, keys, box);
+  return {reached && proven, reached};
 }
 
 #ifdef ATTNCC_KERNELS
@@ -162,19 +186,19 @@ struct TilesOf<true> {
   template <int TileCols, int NumRanges, int Words>
   __device__ __forceinline__ static ScreenedTiles<TileCols, Words> walk(const Range (&)[NumRanges],
                                                                         const TileBitmap<Words>& bitmap, int, int end) {
-    return {&bitmap, bitmap.first, end};
+    return ScreenedTiles<TileCols, Words>(&bitmap, end);
   }
 
 #ifdef ATTNCC_KERNELS
   // Fills the bitmap of an item: columns [begin, end) against rows [row_lo, row_hi), packed into NumRows. `Staged` is what
   // the family keeps in shared memory, a Bitmap with `item`, `rows`, `row_at` (row, h) and `ranges`. Every thread of the CTA
-  // calls it; on entry all but the bitmap is there for all of them, and the bitmap is after the next barrier. Out of line,
+  // calls it; on entry all but the bitmap is there for all of them, that is clear, and the bitmap is after the next barrier. Out of line,
   // with few enough arguments for registers: it leaves those of a family's loop alone.
   template <class Variant, int NumRows, int Threads, class Staged>
   static __device__ __attribute__((noinline)) void fill(Staged& staged, const typename Variant::Params& params, int row_lo,
                                                         int row_hi, int begin, int end) {
     Bitmap& bitmap = staged;
-    const auto& item = reinterpret_cast<const typename Variant::Item&>(staged.item);
+    const typename Variant::Item item = reinterpret_cast<const typename Variant::Item&>(staged.item);
     const auto* rows = reinterpret_cast<const typename Variant::Row*>(staged.rows);
     const int lane = int(threadIdx.x) & 31;
     // Each warp by itself: 32 rows at a time, then a butterfly.
@@ -192,19 +216,53 @@ struct TilesOf<true> {
       bounds.merge(other);
     }
     const BitmapPlace place = cover_ranges<kBitmapWords>(staged.ranges, begin, end);
-    if (threadIdx.x == 0) {
-      static_cast<BitmapPlace&>(bitmap) = place;
-      bitmap.all[place.words] = 0u;
-    }
+    if (threadIdx.x == 0) static_cast<BitmapPlace&>(bitmap) = place;
+    // A warp to a word. Four lanes share a chunk's columns, so that what they read together lies together: eight chunks a
+    // turn, and of the four lanes with a chunk of turn t the t-th keeps what they found.
+    const int mine = (lane & 3) * 8 + (lane >> 2), share = 1 << (place.shift - 2);
 #pragma unroll 1
     for (int word = int(threadIdx.x) >> 5; word < place.words; word += Threads / 32) {
-      const int bit = word * 32 + lane;
-      const Box box{row_lo, row_hi, place.col(bit), place.col(bit + 1)};
-      const Interval<bool> found = screen_box<Variant>(params, item, bounds, staged.ranges, box, end, lane);
-      const unsigned may = __ballot_sync(0xffffffffu, found.hi), all = __ballot_sync(0xffffffffu, found.lo);
+      Box box{row_lo, row_hi, place.col(word * 32 + mine), place.col(word * 32 + mine + 1)};
+      if (box.col_hi > end) box.col_hi = end;
+      Interval<bool> found = ranged(staged.ranges, box);
+      const bool open = found.hi && !found.lo;
+      typename Variant::KeyBounds keys;
+      keys.each(Forget());
+      if (__ballot_sync(0xffffffffu, open)) {
+        typename Variant::KeyBounds part[4];
+#pragma unroll
+        for (int turn = 0; turn < 4; ++turn) part[turn].each(Forget());
+#pragma unroll 1
+        for (int j = 0; j < share; j += 4) {
+#pragma unroll
+          for (int turn = 0; turn < 4; ++turn) {
+            const int col = place.col(word * 32 + turn * 8 + (lane >> 2)) + (lane & 3) * share + j;
+            part[turn].merge(Variant::key_bounds(params, item, col, end - 1));
+          }
+        }
+#pragma unroll
+        for (int distance = 1; distance < 4; distance *= 2) {
+#pragma unroll
+          for (int turn = 0; turn < 4; ++turn) {
+            auto other = part[turn];
+            other.each(FromLane{distance});
+            part[turn].merge(other);
+          }
+        }
+#pragma unroll
+        for (int turn = 0; turn < 4; ++turn)
+          if ((lane & 3) == turn) keys = part[turn];
+      }
+      if (open) found = Variant::screen(params, item, bounds, keys, box);
+      const int bits = __shfl_sync(0xffffffffu, int(found.lo) * 2 + int(found.hi), (lane & 7) * 4 + (lane >> 3));
+      const unsigned may = __ballot_sync(0xffffffffu, bits & 1), all = __ballot_sync(0xffffffffu, bits & 2);
       if (lane == 0) {
         bitmap.may[word] = may;
         bitmap.all[word] = all;
+        if (may != 0) {
+          atomicMin(&bitmap.begin, word);
+          atomicMax(&bitmap.end, word + 1);
+        }
       }
     }
   }

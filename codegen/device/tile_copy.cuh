@@ -2,6 +2,7 @@
 #pragma once
 #include "device/async_copy.cuh"
 #include "device/opaque.cuh"
+#include "device/pairs.cuh"
 
 #ifdef ATTNCC_KERNELS
 namespace attncc {
@@ -30,6 +31,33 @@ __device__ __forceinline__ void load_rows(unsigned target, Source source) {
       if (total % (batch * Config::threads) == 0 || base + j * Config::threads < total)
         copy_async(place[j], address[j], valid[j]);
     }
+  }
+}
+
+// The same for a tile's packed rows, from packed row `row0` of heads whose first lies at `base`: one query row is
+// `row_stride` bytes from the next, one of its `pack` heads `head_stride`. The first `count` are read. A thread goes down
+// one column of chunks; where the next of its rows lies follows from the last, without a division.
+template <class Config, int Rows, int Cols>
+__device__ __forceinline__ void load_packed(unsigned target, const char* base, i64 row_stride, i64 head_stride, int row0,
+                                            int pack, int count) {
+  using Layout = SharedTile<Cols>;
+  constexpr int pass = Config::threads / Layout::chunks;
+  const int first = quotient<Layout::chunks>(int(threadIdx.x)), chunk = int(threadIdx.x) - first * Layout::chunks;
+  if (Config::threads % Layout::chunks != 0 && first >= pass) return;
+  const int row = packed_row(row0 + first, pack), rows_on = packed_row(pass, pack), heads_on = pass - rows_on * pack;
+  int head = row0 + first - row * pack;
+  const char* address = base + (row * row_stride + head * head_stride + chunk * 16);
+  const i64 on = rows_on * row_stride + heads_on * head_stride, over = on + row_stride - pack * head_stride;
+#pragma unroll 4
+  for (int done = 0; done < Rows; done += pass) {
+    if (Rows % pass != 0 && first + done >= Rows) break;
+    const int place = pass % 8 == 0 ? Layout::offset(first, chunk) + done * Layout::row_bytes
+                                    : Layout::offset(first + done, chunk);
+    copy_async(target + place, address, first + done < count);
+    head += heads_on;
+    const bool wraps = head >= pack;
+    address += wraps ? over : on;
+    head -= wraps ? pack : 0;
   }
 }
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from attncc.codegen.emit.expressions import CTYPE
 from attncc.codegen.emit.formula import formula
 from attncc.codegen.emit.params import Names
+from attncc.codegen.emit.positions import COL
 from attncc.codegen.emit.stages import Member, split_loads, value_name
 from attncc.codegen.emit.text import Text
+from attncc.codegen.emit.views import Element
 from attncc.ir.nodes import Expr
 from attncc.passes.screen import Bound, Operation, Place, Screen, Value, screen
 
@@ -54,6 +56,11 @@ def screen_hook(mask: Expr | None, over_tokens: Container[str]) -> ScreenHook | 
         return None
     exprs = (*found.items, *found.rows, *found.keys)
     return ScreenHook(found, {expr: split_loads(expr, over_tokens) for expr in exprs})
+
+
+def is_read_by_column(expr: Expr) -> bool:
+    """Whether a value of a column is an element that lies there, and nothing is done with it."""
+    return isinstance(expr, Element) and expr.indices == (COL,)
 
 
 def _members(exprs: tuple[Expr, ...]) -> tuple[Member, ...]:

@@ -7,6 +7,7 @@ Knows the IR and the contract of the joint, and no kernel family. The text uses 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from attncc.codegen.emit.hooks import LSE, SCORE, TOTAL, kernel_hooks
 from attncc.codegen.emit.params import STORAGE_CTYPE, Block, Names, layout
 from attncc.codegen.emit.positions import COL, COL_BASE, COL_STEP, ROW
 from attncc.codegen.emit.ranges import range_count, write_ranges
-from attncc.codegen.emit.screen import write_bounds, write_program
+from attncc.codegen.emit.screen import is_read_by_column, write_bounds, write_program
 from attncc.codegen.emit.stages import Member, Plan, key_reads, pair_cost, plan
 from attncc.codegen.emit.text import Text
 from attncc.codegen.emit.vectors import LENGTHS, VectorHook
@@ -139,6 +140,7 @@ class _Writer:
             *((vector(name), f"{'output' if name == 'out' else name} (present, sums)") for name in LENGTHS),
             (true[bool(self.key_reads)], "key_reads"),
             (true[hooks.screen is not None], "has_screen"),
+            (true[self.key_in_mask_only], "key_in_mask_only"),
         ]
         while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
             values.pop()
@@ -146,6 +148,12 @@ class _Writer:
         for value, name in values:
             self.out.add(f"    /* {name} */ {value},")
         self.out.add("};")
+
+    @property
+    def key_in_mask_only(self) -> bool:
+        scores = [expr for expr in (self.hooks.logits, self.hooks.weight) if expr is not None]
+        read = set(walk(*scores)) if scores else set()
+        return bool(self.plan.key) and not any(member.expr in read for member in self.plan.key)
 
     @property
     def num_ranges(self) -> int:
@@ -393,13 +401,16 @@ class _Writer:
         self.out.add()
         lo, hi = ("", "") if self.hooks.mask is None else (" row_lo", " row_hi")
         arguments = f"(const Params& params, const attncc::Work& work, int{lo}, int{hi}, attncc::Range* out)"
+        body = Text()
+        if self.hooks.mask is None:
+            body.add("out[0] = {0, g.kv_len, 0};")
+            body.add("return 1;")
+        else:
+            write_ranges(body, self.program, self._range_leaf, self._range_load)
         with self.out.block(f"{_INLINE} int ranges{arguments}"):
-            self.out.add("const attncc::Geometry& g = work.geometry;")
-            if self.hooks.mask is None:
-                self.out.add("out[0] = {0, g.kv_len, 0};")
-                self.out.add("return 1;")
-            else:
-                write_ranges(self.out, self.program, self._range_leaf, self._range_load)
+            if re.search(r"\bg\.", body.render()):
+                self.out.add("const attncc::Geometry& g = work.geometry;")
+            self.out.extend(body)
 
     def _screen(self) -> None:
         """Bounds of rows and of columns, and what they prove of the mask."""
@@ -415,14 +426,30 @@ class _Writer:
         def points(body: Text, exprs: Iterable[Expr], leaf: Leaf) -> list[str]:
             return self._emitter(body, lambda node: leaf(node) or places.get(node), "params.").values(exprs)
 
-        for name, first, last, leaf, members in (
-            ("RowBounds row_bounds", "const Row& r, ", "int row, int h", row_leaf, hook.rows),
-            ("KeyBounds key_bounds", "", "int col", item_leaf, hook.keys),
-        ):
+        read = [member.expr for member in hook.keys if is_read_by_column(member.expr)]
+        alone = len(read) == len(hook.keys)  # keys are nothing but elements, read four at a time
+        functions = [("RowBounds row_bounds", "const Row& r, ", "int row, int h", row_leaf, hook.rows)]
+        if not alone:
+            functions.append(("KeyBounds key_point", "", "int col", item_leaf, hook.keys))
+        for name, first, last, leaf, members in functions:
             self.out.add()
             with self.out.block(f"{_INLINE} {name}(const Params& params, const Item& item, {first}{last})"):
                 values = points(self.out, [member.expr for member in members], leaf)
                 self.out.add(f"return {{{', '.join(f'attncc::interval::point({value})' for value in values)}}};")
+        self.out.add()
+        with self.out.block(
+            f"{_INLINE} KeyBounds key_bounds(const Params& params, const Item& item, int col, int last)"
+        ):
+            if alone:
+                values = points(self.out, [place for expr in read for place in expr.operands[:2]], item_leaf)
+                pairs = zip(values[::2], values[1::2], strict=True)
+                fours = [f"attncc::bounds_of_four(params, {at}, {axes}, col, last)" for at, axes in pairs]
+                self.out.add(f"return {{{', '.join(fours)}}};")
+            else:
+                self.out.add("KeyBounds four = key_point(params, item, col < last ? col : last);")
+                with self.out.block("for (int i = col + 1; i < col + 4; ++i)"):
+                    self.out.add("four.merge(key_point(params, item, i < last ? i : last));")
+                self.out.add("return four;")
         self.out.add()
         self.out.comment(f"screen: {formula(self.branch.mask)}" if self.branch.mask is not None else "")
         arguments = "(const Params& params, const Item& item, const RowBounds& r, const KeyBounds& c, "

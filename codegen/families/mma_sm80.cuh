@@ -33,8 +33,10 @@ struct SharedLayout {
   static constexpr int k = q + Config::block_m * QKTile::row_bytes;
   static constexpr int v = k + Config::stages * k_bytes;
   static constexpr int tiles_end = v + Config::stages * v_bytes;
-  // The output lies over the tiles, once they are done with: a row's floats, then its RowEnd. The 8 floats more also keep
-  // the four rows that half a warp stores to in different banks.
+  // The output lies over the tiles, once they are done with: as elements, laid out like V, or as floats, a row's RowEnd behind
+  // them; 8 floats more keep the four rows that half a warp stores to in different banks. Elements take half of the time
+  // and twice the code, which a large head dim cannot afford.
+  static constexpr bool out_elements = Config::head_dim_v <= 64;
   static constexpr int out = 0, out_row_floats = Config::head_dim_v + 8;
   static constexpr int out_end = Config::block_m * out_row_floats * 4;
   static constexpr int bytes = tiles_end > out_end ? tiles_end : out_end;
@@ -114,9 +116,20 @@ struct ColumnHook {
 
 // How an output row ends, beside its floats in shared memory.
 struct RowEnd {
-  char* target;            // its elements, or its state's floats, in global memory; null: not a row of the item
-  float scale, total, lse;  // before: scale and total are the row's state
+  char* target;  // its elements, or its state's floats, in global memory; null: not a row of the item
+  Finished row;
 };
+
+// The value of another lane of the warp.
+__device__ __forceinline__ float shuffle(float x, int lane) {
+  return bits_to_float(unsigned(__shfl_sync(0xffffffffu, int(float_to_bits(x)), lane)));
+}
+__device__ __forceinline__ char* shuffle(char* x, int lane) {
+  const unsigned long long bits = reinterpret_cast<unsigned long long>(x);
+  const unsigned low = __shfl_sync(0xffffffffu, int(unsigned(bits)), lane);
+  const unsigned high = __shfl_sync(0xffffffffu, int(unsigned(bits >> 32)), lane);
+  return reinterpret_cast<char*>((unsigned long long)(high) << 32 | low);
+}
 
 // One work item. On entry no thread of the CTA still reads shared memory of an earlier item. `smem` is 128-byte aligned,
 // SharedLayout<Config>::bytes long. Writes out (and lse) for exactly the item's rows.
@@ -151,49 +164,42 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
 
   const Launch& launch = params.launch;
   const Geometry& g = work.geometry;
-  const int row_lo = work.row0 / work.pack, row_hi = (work.row0 + work.nrows - 1) / work.pack + 1;
+  const int row_lo = packed_row(work.row0, work.pack), row_hi = packed_row(work.row0 + work.nrows - 1, work.pack) + 1;
   const int col_end = work.col0 + work.ncols < g.kv_len ? work.col0 + work.ncols : g.kv_len;
-  for (int i = threadIdx.x; i < block_m; i += Config::threads) row_at[i] = unpack_row(work, i);
-  __syncthreads();
   const unsigned shared = shared_address(smem);
   const i64 q_token = 2 * launch.q_stride.token, q_head = 2 * launch.q_stride.head;
-  const char* q = static_cast<const char*>(launch.q) + 2 * work.b * launch.q_stride.batch + g.qo_base * q_token;
-  // The first warp seeks the ranges while the others send for Q; then it sends for its share, and they settle the rest.
-  const bool seeks = threadIdx.x < 32;
-#pragma unroll 1
-  for (int turn = 0; turn < 2; ++turn) {
-    if (seeks == (turn == 1)) {
-      load_rows<Config, block_m, Config::head_dim>(shared + Layout::q, [&](int i, bool& valid) {
-        const RowAt at = row_at[i];
-        valid = i < work.nrows;
-        return q + (at.row * q_token + at.h * q_head);
-      });
-    } else if (seeks) {
-      // A lane for each warp's rows, another for all: one copy of the code, run at once.
-      const int lane = threadIdx.x;
-      if (lane > Config::warps) continue;
-      constexpr int warp_rows = Scores::warp_rows;
-      const bool all = lane == Config::warps;
-      const int first = all ? 0 : lane * warp_rows, left = work.nrows - first;
-      const int rows = all || left < warp_rows ? left : warp_rows, begin = work.row0 + first;
-      Range* out = all ? ranges : staged.warp_ranges[lane];
-      int count = 0;
-      if (rows > 0) count = Variant::ranges(params, work, begin / work.pack, (begin + rows - 1) / work.pack + 1, out);
-      for (; count < facts.num_ranges; ++count) out[count] = Range{0, 0, 1};
-    } else if (threadIdx.x == Config::threads - 32) {
-      *reinterpret_cast<typename Variant::Item*>(staged.item) = Variant::item(params, work);
-    } else if (threadIdx.x == Config::threads / 2 + 1) {
-      source.b = work.b;
-      source.slot = work.slot;
-      source.nrows = work.nrows;
-      source.qo_base = g.qo_base;
-      source.k_stride = 2 * launch.k_stride.token;
-      source.v_stride = 2 * launch.v_stride.token;
-      source.k = static_cast<const char*>(launch.k) + g.kv_base * source.k_stride +
-                 2 * (work.b * launch.k_stride.batch + work.hk * launch.k_stride.head);
-      source.v = static_cast<const char*>(launch.v) + g.kv_base * source.v_stride +
-                 2 * (work.b * launch.v_stride.batch + work.hk * launch.v_stride.head);
-    }
+  load_packed<Config, block_m, Config::head_dim>(
+      shared + Layout::q,
+      static_cast<const char*>(launch.q) + (2 * work.b * launch.q_stride.batch + g.qo_base * q_token + work.h0 * q_head),
+      q_token, q_head, work.row0, work.pack, work.nrows);
+  // Everything else of an item that its threads share: a warp to each part, so that none waits for another's.
+  if (threadIdx.x <= Config::warps) {
+    // A lane for each warp's rows, another for all: one copy of the code, run at once.
+    const int lane = threadIdx.x;
+    constexpr int warp_rows = Scores::warp_rows;
+    const bool all = lane == Config::warps;
+    const int first = all ? 0 : lane * warp_rows, left = work.nrows - first;
+    const int count = all || left < warp_rows ? left : warp_rows, begin = work.row0 + first;
+    Range* out = all ? ranges : staged.warp_ranges[lane];
+    int found = 0;
+    if (count > 0)
+      found = Variant::ranges(params, work, packed_row(begin, work.pack),
+                              packed_row(begin + count - 1, work.pack) + 1, out);
+    for (; found < facts.num_ranges; ++found) out[found] = Range{0, 0, 1};
+  } else if (threadIdx.x == Config::threads / 2 + 4) {
+    source.b = work.b;
+    source.slot = work.slot;
+    if constexpr (facts.has_screen) staged.clear();
+    source.nrows = work.nrows;
+    source.qo_base = g.qo_base;
+    source.k_stride = 2 * launch.k_stride.token;
+    source.v_stride = 2 * launch.v_stride.token;
+    source.k = static_cast<const char*>(launch.k) + g.kv_base * source.k_stride +
+               2 * (work.b * launch.k_stride.batch + work.hk * launch.k_stride.head);
+    source.v = static_cast<const char*>(launch.v) + g.kv_base * source.v_stride +
+               2 * (work.b * launch.v_stride.batch + work.hk * launch.v_stride.head);
+  } else if (threadIdx.x == Config::threads - 4) {
+    *reinterpret_cast<typename Variant::Item*>(staged.item) = Variant::item(params, work);
   }
   __syncthreads();
 
@@ -201,10 +207,13 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   const int deltas = row_hi - row_lo + block_n - 1;  // of a tile, for each head
   const auto load_tile = [&](int col0, int stage) {
     // Columns past the end are zeros, V's above all: 0 times a neighbour's NaN would be NaN.
-    load_block<Config, block_n, Config::head_dim>(shared + Layout::k + stage * Layout::k_bytes,
-                                                  source.k, col0, source.k_stride, col_end - col0);
-    load_block<Config, block_n, Config::head_dim_v>(shared + Layout::v + stage * Layout::v_bytes,
-                                                    source.v, col0, source.v_stride, col_end - col0);
+    // Both sources are read before the first copy: behind the copies a read waits for their issue.
+    const char *k = source.k, *v = source.v;
+    const i64 k_stride = source.k_stride, v_stride = source.v_stride;
+    load_block<Config, block_n, Config::head_dim>(shared + Layout::k + stage * Layout::k_bytes, k, col0, k_stride,
+                                                  col_end - col0);
+    load_block<Config, block_n, Config::head_dim_v>(shared + Layout::v + stage * Layout::v_bytes, v, col0, v_stride,
+                                                    col_end - col0);
     if constexpr (Variant::facts.has_diagonal) {
       const int first = row_lo - (col0 + block_n - 1);
 #pragma unroll 1
@@ -217,8 +226,12 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   };
 
   const auto make_rows = [&] {
-    for (int i = threadIdx.x; i < block_m; i += Config::threads)
-      rows[i] = Variant::row(params, item, row_at[i].row, row_at[i].h);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < block_m; i += Config::threads) {
+      const RowAt at = unpack_row(work, i);
+      row_at[i] = at;
+      rows[i] = Variant::row(params, item, at.row, at.h);
+    }
   };
   if constexpr (facts.has_screen) {
     make_rows();
@@ -236,19 +249,20 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     const int col = tile.col + int(threadIdx.x);
     return col < g.kv_len ? col : g.kv_len - 1;
   };
+  const auto wants_key = [](const TileSpan& tile) { return !Variant::facts.key_in_mask_only || tile.partial; };
   const auto produce = [&](int stage, KeyRead& read) {
     TileSpan next{-1, false};
     if (tiles.next(next)) {
       load_tile(next.col, stage);
       if constexpr (Variant::facts.has_key && Variant::facts.key_reads) {
-        if (threadIdx.x < block_n) read = Variant::read_key(params, item, key_col(next));
+        if (threadIdx.x < block_n && wants_key(next)) read = Variant::read_key(params, item, key_col(next));
       }
     }
     commit_copies();  // an empty group too: the count of groups in flight stays fixed
     return next;
   };
   const auto store_key = [&](int stage, const TileSpan& tile, const KeyRead& read) {
-    if (!Variant::facts.has_key || tile.col < 0 || threadIdx.x >= block_n) return;
+    if (!Variant::facts.has_key || tile.col < 0 || threadIdx.x >= block_n || !wants_key(tile)) return;
     if constexpr (Variant::facts.has_key && Variant::facts.key_reads)
       keys[stage * block_n + threadIdx.x] = Variant::key(params, item, read, key_col(tile));
     else if constexpr (Variant::facts.has_key)
@@ -269,7 +283,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   // are columns of B): chunks 0, 1 of rows 0-7, then of rows 8-15. B of P V (transposed): rows 0-7 / 8-15 of chunk 0, 1.
   const unsigned q_lane =
       shared + Layout::q + QKTile::offset(scores.warp * Scores::warp_rows + (lane & 15), lane >> 4);
-  const unsigned k_lane = shared + Layout::k + QKTile::offset((lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1);
+  const unsigned k_lane =
+      opaque(shared + Layout::k + QKTile::offset((lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1));
   const unsigned v_lane = shared + Layout::v + VTile::offset(lane & 15, lane >> 4);
 
   float output[Outputs::values];
@@ -403,51 +418,30 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   }
 
   // ---- epilogue ----------------------------------------------------------------------------------------------------
-  wait_copies<0>();  // an item without tiles still has Q in flight
-  __syncthreads();   // the output tile overwrites Q, K and V
-  // Everything goes through shared memory: hooks read whole vectors there, a row is ended by one lane, and loops that are
-  // not unrolled over registers keep the code small. Each warp writes and reads its own rows.
+  // The four lanes that share rows end one of them each.
   const Outputs outputs(threadIdx.x);
-  constexpr int row_floats = Layout::out_row_floats;
-  float* vectors = reinterpret_cast<float*>(smem + Layout::out);
-  const auto row_end = [&](int i) -> RowEnd& {
-    return *reinterpret_cast<RowEnd*>(vectors + i * row_floats + Config::head_dim_v);
-  };
-  float* own = vectors + outputs.row(0) * row_floats + outputs.col(0);  // the others' distances are constants
-#pragma unroll
-  for (int i = 0; i < Outputs::values; i += 2) {
-    const int slot = Outputs::slot(i);
-    *reinterpret_cast<float2*>(own + ((slot >> 1) * 16 + (slot & 1) * 8) * row_floats + i / 4 % Outputs::n_tiles * 8) =
-        float2{output[i], output[i + 1]};
-  }
-#pragma unroll
-  for (int slot = 0; slot < Scores::rows; ++slot) {
-    const RowState state = reduction.state(slot);
-    RowEnd& end = row_end(scores.row(slot));
-    end.scale = state.first;  // the four lanes of a row write the same
-    end.total = state.second;
-  }
-  __syncwarp();
-
-  const int first_row = outputs.warp * Outputs::warp_rows, end_row = first_row + Outputs::warp_rows;
+  constexpr int slots = Scores::rows;
+  static_assert(slots <= 4, "a lane to a row");
   const bool split = launch.split_out != nullptr;
-#pragma unroll 1
-  for (int i = first_row + lane; i < end_row; i += 32) {
-    RowEnd& end = row_end(i);
-    const RowState state{end.scale, end.total};
-    const RowAt at = row_at[i];
-    char* target = nullptr;
-    if (i < source.nrows && split) {
+  RowState state = reduction.state(0);
+#pragma unroll
+  for (int slot = 1; slot < slots; ++slot) {
+    const RowState other = reduction.state(slot);
+    if (lane % slots == slot) state = other;
+  }
+  const int end_row = scores.row(lane % slots);
+  char* target = nullptr;  // the row's elements, or its state's floats; null: not a row of the item
+  Finished finished{};
+  if (end_row < source.nrows) {
+    const RowAt at = row_at[end_row];
+    if (split) {
       const i64 place = source.slot * launch.split_tokens * launch.num_heads +
                         merge::state_index(launch, source.qo_base, source.b, at.row, at.h);
       target = reinterpret_cast<char*>(launch.split_out + place * Config::head_dim_v);
       launch.split_state[2 * place] = state.first;
       launch.split_state[2 * place + 1] = state.second;
-    } else if (i < source.nrows) {
-      const Finished finished = finish<Variant, Config::accuracy>(item, rows[i], state);
-      end.scale = finished.scale;
-      end.total = finished.total;
-      end.lse = finished.lse;
+    } else {
+      finished = finish<Variant, Config::accuracy>(item, rows[end_row], state);
       const i64 token = source.qo_base + at.row;
       target = static_cast<char*>(launch.out) + 2 * (source.b * launch.out_stride.batch +
                                                      token * launch.out_stride.token + at.h * launch.out_stride.head);
@@ -455,58 +449,114 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
         launch.lse[source.b * launch.lse_stride.batch + token * launch.lse_stride.token +
                    at.h * launch.lse_stride.head] = finished.lse;
     }
-    end.target = target;
   }
-  __syncwarp();
-
-  if constexpr (facts.output.present) {
-    if (!split) {
-#pragma unroll 1
-      for (int i = first_row; i < end_row; ++i) {
-        const RowEnd& end = row_end(i);
-        if (end.target == nullptr) break;
-        const FloatVector x{vectors + i * row_floats, end.scale};
-        const RowAt at = row_at[i];
-        store_vector<Config>(
-            end.target, lane,
-            output_vector<Config, Variant>(params, item, x, lane, end.total, end.lse, at.row, at.h));
+  wait_copies<0>();  // an item without tiles still has Q in flight
+  __syncthreads();   // the output tile overwrites Q, K and V
+  // Each warp writes and reads its own rows.
+  const int first_row = outputs.warp * Outputs::warp_rows;
+  if constexpr (Layout::out_elements && !facts.output.present) {
+    if (split) {
+#pragma unroll
+      for (int slot = 0; slot < slots; ++slot) {
+        float* row = reinterpret_cast<float*>(shuffle(target, (lane & 28) + slot));
+        if (row == nullptr) continue;
+        row += outputs.first_col();
+#pragma unroll
+        for (int n = 0; n < Outputs::row_values; n += 2) {
+          const int i = Outputs::value(slot, n);
+          *reinterpret_cast<float2*>(row + Outputs::step(i)) = float2{output[i], output[i + 1]};
+        }
       }
       return;
     }
-  }
-  constexpr int chunks = Config::head_dim_v / 8, count = Outputs::warp_rows * chunks;  // of 16 bytes of elements
-  constexpr int batch = 4;  // read together: the compiler cannot see that stores do not write what is read next
-#pragma unroll 1
-  for (int base = lane; base < count; base += 32 * batch) {
-    float4 part[batch][2];
-    float scale[batch];
-    char* target[batch];
-    bool swapped[batch];
+    const int own = VTile::offset(outputs.row(0), 0) + (lane & 3) * 4;
 #pragma unroll
-    for (int j = 0; j < batch; ++j) {
-      const int i = base + 32 * j < count ? base + 32 * j : base;
-      const int row = quotient<chunks>(i), d = (i - row * chunks) * 8;
-      const RowEnd& end = row_end(first_row + row);
-      const float4* from = reinterpret_cast<const float4*>(vectors + (first_row + row) * row_floats + d);
-      // Every other four lanes read their second half first: eight lanes then meet different banks.
-      swapped[j] = d & 32;
-      part[j][0] = from[swapped[j] ? 1 : 0];
-      part[j][1] = from[swapped[j] ? 0 : 1];
-      scale[j] = end.scale;
-      target[j] = end.target == nullptr ? nullptr : end.target + (split ? 4 : 2) * d;
+    for (int slot = 0; slot < slots; ++slot) {
+      const float scale = shuffle(finished.scale, (lane & 28) + slot);
+#pragma unroll
+      for (int n = 0; n < Outputs::row_values; n += 2) {
+        const int i = Outputs::value(slot, n);
+        *reinterpret_cast<unsigned*>(smem + Layout::out + VTile::advance(own, n / 2) +
+                                     ((slot >> 1) * 16 + (slot & 1) * 8) * VTile::row_bytes) =
+            pack(output[i] * scale, output[i + 1] * scale, Element());
+      }
     }
+    __syncwarp();
+    // A lane stores 16 bytes, neighbours the next: whole rows, side by side.
+    constexpr int chunks = VTile::chunks, pass = 32 / chunks;
+    constexpr bool all_lanes = 32 % chunks == 0;
+    const int first = quotient<chunks>(lane), chunk = lane - first * chunks, left = source.nrows - first_row - first;
+    const char* from = smem + Layout::out + first_row * VTile::row_bytes;
 #pragma unroll
-    for (int j = 0; j < batch; ++j) {
-      if (target[j] == nullptr || base + 32 * j >= count) continue;
-      const float4 low = swapped[j] ? part[j][1] : part[j][0], high = swapped[j] ? part[j][0] : part[j][1];
-      if (split) {
-        reinterpret_cast<float4*>(target[j])[0] = low;
-        reinterpret_cast<float4*>(target[j])[1] = high;
-      } else {
-        const float x = scale[j];
-        *reinterpret_cast<uint4*>(target[j]) =
-            uint4{pack(low.x * x, low.y * x, Element()), pack(low.z * x, low.w * x, Element()),
-                  pack(high.x * x, high.y * x, Element()), pack(high.z * x, high.w * x, Element())};
+    for (int row = 0; row < Outputs::warp_rows; row += pass) {
+      const bool inside = all_lanes || (first < pass && first + row < Outputs::warp_rows);
+      const int mine = inside ? first + row : 0;
+      char* to = shuffle(target, (mine & 7) * 4 + (mine >> 3)) + chunk * 16;  // from the lane that ended it
+      const uint4 part = *reinterpret_cast<const uint4*>(from + VTile::offset(mine, chunk));
+      store_global(to, part, inside && row < left);
+    }
+  } else {
+    constexpr int row_floats = Layout::out_row_floats;
+    float* vectors = reinterpret_cast<float*>(smem + Layout::out);
+    const auto row_end = [&](int i) -> RowEnd& {
+      return *reinterpret_cast<RowEnd*>(vectors + i * row_floats + Config::head_dim_v);
+    };
+    row_end(end_row) = RowEnd{target, finished};
+    float* own = vectors + outputs.row(0) * row_floats + outputs.col(0);  // the others' distances are constants
+#pragma unroll
+    for (int i = 0; i < Outputs::values; i += 2) {
+      const int slot = Outputs::slot(i);
+      *reinterpret_cast<float2*>(own + ((slot >> 1) * 16 + (slot & 1) * 8) * row_floats + Outputs::step(i)) =
+          float2{output[i], output[i + 1]};
+    }
+    __syncwarp();
+    if constexpr (facts.output.present) {
+      if (!split) {
+#pragma unroll 1
+        for (int i = first_row; i < first_row + Outputs::warp_rows; ++i) {
+          const RowEnd& end = row_end(i);
+          if (end.target == nullptr) break;
+          const FloatVector x{vectors + i * row_floats, end.row.scale};
+          const RowAt at = row_at[i];
+          store_vector<Config>(
+              end.target, lane,
+              output_vector<Config, Variant>(params, item, x, lane, end.row.total, end.row.lse, at.row, at.h));
+        }
+        return;
+      }
+    }
+    // A lane stores four channels at a time, neighbours the next four.
+    constexpr int parts = Config::head_dim_v / 4, pass = parts < 32 ? 32 / parts : 1;
+    constexpr int batch = 4;  // read together: the compiler cannot see that stores do not write what is read next
+    static_assert(Outputs::warp_rows % (batch * pass) == 0, "whole batches");
+    const int first = parts < 32 ? lane / parts : 0;
+    if (first >= pass) return;
+#pragma unroll 1
+    for (int part = lane - first * parts; part < parts; part += 32) {
+#pragma unroll 1
+      for (int done = first_row + first; done < first_row + Outputs::warp_rows; done += batch * pass) {
+        float4 values[batch];
+        float scale[batch];
+        char* to[batch];
+#pragma unroll
+        for (int j = 0; j < batch; ++j) {
+          const int row = done + j * pass;
+          values[j] = reinterpret_cast<const float4*>(vectors + row * row_floats)[part];
+          scale[j] = row_end(row).row.scale;
+          to[j] = row_end(row).target;
+        }
+        if (split) {
+#pragma unroll
+          for (int j = 0; j < batch; ++j) store_global(to[j] + 16 * part, values[j], to[j] != nullptr);
+          continue;
+        }
+#pragma unroll
+        for (int j = 0; j < batch; ++j) {
+          const float4 x = values[j];
+          const float by = scale[j];
+          const uint2 packed{pack(x.x * by, x.y * by, Element()), pack(x.z * by, x.w * by, Element())};
+          store_global(to[j] + 8 * part, packed, to[j] != nullptr);
+        }
       }
     }
   }
@@ -566,8 +616,11 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
       __syncthreads();  // the next item's copies go where this one's output is read
   } else {
     const Launch& launch = params.launch;
-    const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
-    const int tiles = int(gridDim.x) / splits, slot = int(blockIdx.x) / tiles;
+    int tiles = gridDim.x, slot = 0;
+    if (launch.num_splits > 1) {
+      tiles /= launch.num_splits;
+      slot = int(blockIdx.x) / tiles;
+    }
     const int tile = tiles - 1 - (int(blockIdx.x) - slot * tiles), hk = blockIdx.y, b = blockIdx.z;
     const Work work = block_work<Config>(launch, tile, slot, hk, b, hk * launch.group, launch.group);
     if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);

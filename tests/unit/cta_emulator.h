@@ -22,6 +22,10 @@ struct alignas(16) float4 {
   float x, y, z, w;
 };
 
+struct uint2 {
+  unsigned x, y;
+};
+
 struct uint4 {
   unsigned x, y, z, w;
 };
@@ -194,6 +198,8 @@ inline float __shfl_xor_sync(unsigned, float x, int mask) {
 inline int __shfl_xor_sync(unsigned, int x, int mask) {
   return int(emulator::collect({unsigned(x)})[(emulator::current % 32) ^ mask][0]);
 }
+inline void atomicMin(int* x, int y) { *x = y < *x ? y : *x; }
+inline void atomicMax(int* x, int y) { *x = y > *x ? y : *x; }
 inline unsigned __ballot_sync(unsigned, int predicate) {
   const auto* words = emulator::collect({unsigned(predicate != 0)});
   unsigned bits = 0;
@@ -208,6 +214,10 @@ inline unsigned shared_address(const void* pointer) {
 }
 
 inline void prefetch(const void*) {}
+template <class T>
+inline void store_global(void* target, T value, bool valid) {
+  if (valid) *static_cast<T*>(target) = value;
+}
 
 inline void copy_async(unsigned target, const void* source, bool valid) {
   if (target % 16 || (valid && reinterpret_cast<std::size_t>(source) % 16)) emulator::fail("cp.async is misaligned");

@@ -105,17 +105,24 @@ static int {ns}_screened_by(const {ns}::Params& params, const attncc::Work& work
       rows.merge(V::row_bounds(params, item, V::row(params, item, row, h), row, h));
   attncc::TileBitmap<Words> bitmap;
   static_cast<attncc::BitmapPlace&>(bitmap) = attncc::cover_ranges<Words>(ranges, begin, end);
+  bitmap.clear();
   if (bitmap.words > Words) std::abort();
-  for (int word = 0; word <= bitmap.words; ++word) bitmap.all[word] = 0;
   for (int word = 0; word < bitmap.words; ++word) {{
-    bitmap.may[word] = 0;
+    bitmap.may[word] = bitmap.all[word] = 0;
     for (int bit = 0; bit < 32; ++bit) {{
       const int at = word * 32 + bit;
-      const attncc::Box box{{row_lo, row_hi, bitmap.col(at), bitmap.col(at + 1)}};
-      const auto found = attncc::screen_box<V>(params, item, rows, ranges, box, end, bit);
+      attncc::Box box{{row_lo, row_hi, bitmap.col(at), bitmap.col(at + 1)}};
+      V::KeyBounds keys;
+      keys.each(attncc::Forget());
+      for (int col = box.col_lo; col < box.col_hi && end > 0; col += 4)
+        keys.merge(V::key_bounds(params, item, col, end - 1));
+      if (box.col_hi > end) box.col_hi = end;
+      auto found = attncc::ranged(ranges, box);
+      if (found.hi && !found.lo) found = V::screen(params, item, rows, keys, box);
       bitmap.may[word] |= unsigned(found.hi) << bit;
       bitmap.all[word] |= unsigned(found.lo) << bit;
     }}
+    if (bitmap.may[word]) bitmap.begin = word < bitmap.begin ? word : bitmap.begin, bitmap.end = word + 1;
   }}
   auto tiles = attncc::TilesOf<true>::walk<TileCols>(ranges, bitmap, begin, end);
   attncc::TileSpan tile;

@@ -297,8 +297,8 @@ extern "C" int violations(int i) {
 extern "C" int walk(int first, int shift, int words, const unsigned* may, const unsigned* all, int end, int* out) {
   TileBitmap<4> bitmap;
   bitmap.first = first, bitmap.shift = shift, bitmap.words = words;
+  bitmap.begin = 0, bitmap.end = words;
   for (int i = 0; i < words; ++i) bitmap.may[i] = may[i], bitmap.all[i] = all[i];
-  bitmap.all[words] = 0;
   const Range none[1] = {{0, 0, 1}};
   auto tiles = TilesOf<true>::walk<48>(none, bitmap, first, end);
   TileSpan tile;
