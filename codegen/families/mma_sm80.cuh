@@ -56,7 +56,8 @@ struct alignas(128) Staged : TilesOf<Variant::facts.has_screen>::Bitmap {
   alignas(16) char keys[keys_count * sizeof(typename Variant::Key)];
   alignas(16) char diagonals[diagonals_count * sizeof(typename Diagonals<Config, Variant>::Value)];
   RowAt row_at[Config::block_m];
-  Range ranges[facts.num_ranges];                       // of the item's rows
+  // Of the item's rows. Aligned, as the compiler reads them by 16 bytes: what lies before is written meanwhile.
+  alignas(16) Range ranges[facts.num_ranges];
   Range warp_ranges[Config::warps][facts.num_ranges];  // of each warp's rows, which prove more tiles
   // Uniform, and needed once a tile or at the end: here it costs no register while the accumulators fill them.
   struct {
