@@ -78,6 +78,11 @@ struct Ring {
     stage = wraps ? 0 : stage + 1;
     parity ^= wraps ? 1u : 0u;
   }
+  // To where it stood before the last advance.
+  __device__ __forceinline__ void retreat() {
+    parity ^= stage == 0 ? 1u : 0u;
+    stage = stage == 0 ? Stages - 1 : stage - 1;
+  }
 };
 
 }  // namespace attncc

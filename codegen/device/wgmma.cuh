@@ -51,12 +51,13 @@ __device__ __forceinline__ constexpr u64 row_step(int step) { return u64(step * 
 #elif defined(ATTNCC_KERNELS)
 namespace attncc {
 
-// A warpgroup's product c += a b: m64, N columns, k16; generated for the shapes in use (codegen/families/wgmma_products.py).
-//   from_shared: a is a descriptor of a K-major tile, b of a K-major one (b's rows are the product's columns).
-//   from_registers: a is a fragment of 16-bit pairs, laid out as mma.m16n8k16's; b is MN-major.
-// `add` false: c = a b. PTX ISA 9.7.15.5.2 wgmma.mma_async; reads a, b and c, writes c, all later.
-template <int N, class Element>
-struct Product;
+// A warpgroup's products of m64, k16; generated for the shapes in use (codegen/families/wgmma_products.py).
+//   scores(c, q, k)        c = q k^T; descriptors of K-major tiles, k's rows being the product's columns.
+//   outputs(c, p, v, add)  c = p v, or c += p v with `add`; p as fragments of 16-bit pairs, laid out as mma.m16n8k16's A, v
+//                          of an MN-major tile. Without `add`, c may hold anything.
+// PTX ISA 9.7.15.5.2 wgmma.mma_async; reads and writes c, reads the operands, all later.
+template <class Config>
+struct Products;
 
 // PTX ISA 9.7.15.7.1 wgmma.fence.
 __device__ __forceinline__ void fence_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

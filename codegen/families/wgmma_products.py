@@ -1,61 +1,81 @@
-"""The inline assembly of wgmma products, one ``attncc::Product`` a shape; knows no kernel. See ``device/wgmma.cuh``."""
+"""The inline assembly of wgmma products, ``attncc::Products<Config>``; knows no kernel. See ``device/wgmma.cuh``.
+
+A whole product is one statement: NVVM takes as long for a statement as it has registers, however many steps it holds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Protocol
+
+PANEL = 64  # columns of a swizzled panel, of 128 bytes a row; see SwizzledTile in device/wgmma.cuh
 
 
-def render(shapes: Iterable[int], dtype: str) -> str:
-    """``Product<n, dtype>`` for every n of ``shapes``: multiples of 8 from 8 to 256 (PTX ISA 9.7.15.5.2)."""
-    products = "\n".join(_product(n, dtype) for n in sorted(set(shapes)))
-    return f"#ifdef __CUDACC__\nnamespace attncc {{\n{products}\n}}  // namespace attncc\n#endif\n"
+class Shapes(Protocol):
+    """What of a Config decides its products."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def head_dim_v(self) -> int: ...
+    @property
+    def block_m(self) -> int: ...
+    @property
+    def block_n(self) -> int: ...
 
 
-def _product(n: int, dtype: str) -> str:
+def render(config: Shapes) -> str:
+    """``Products<Config>``. Raises ValueError where no wgmma is so wide (PTX ISA 9.7.15.5.2)."""
+    parts = [_scores(config), _outputs(config)]
+    return (
+        "#ifdef __CUDACC__\nnamespace attncc {\ntemplate <>\nstruct Products<Config> {\n"
+        + "\n".join(parts)
+        + "};\n}  // namespace attncc\n#endif\n"
+    )
+
+
+def _scores(config: Shapes) -> str:
+    n = config.block_n
+    count = n // 2
+    lines = []
+    for step in range(config.head_dim // 16):
+        # Descriptors count in 16 bytes: 16 columns are 2 of them, until the next panel of all rows begins.
+        places = [step // 4 * rows * 8 + step % 4 * 2 for rows in (config.block_m, n)]
+        lines += [
+            f"add.s64 {name}, %{count + i}, {place};" for i, (name, place) in enumerate(zip("ab", places, strict=True))
+        ]
+        lines.append(_instruction(n, config.dtype, "a", "b", "some" if step else "none", "0, 0"))
+    return _statement("scores", f"float (&c)[{count}], u64 q, u64 k", lines, count, ['"l"(q)', '"l"(k)'])
+
+
+def _outputs(config: Shapes) -> str:
+    n = config.head_dim_v
+    count, steps = n // 2, config.block_n // 16
+    lines = []
+    for step in range(steps):
+        a = ", ".join(f"%{count + 4 * step + i}" for i in range(4))
+        lines.append(f"add.s64 b, %{count + 4 * steps}, {step * 128};")
+        lines.append(_instruction(n, config.dtype, f"{{{a}}}", "b", "some" if step else "given", "1"))
+    lines.insert(0, f"setp.ne.b32 given, %{count + 4 * steps + 1}, 0;")
+    inputs = [f'"r"(p[{step}][{i}])' for step in range(steps) for i in range(4)] + ['"l"(v)', '"r"(int(add))']
+    return _statement(
+        "outputs", f"float (&c)[{count}], const unsigned (&p)[{steps}][4], u64 v, bool add", lines, count, inputs
+    )
+
+
+def _instruction(n: int, dtype: str, a: str, b: str, add: str, major: str) -> str:
     if n % 8 or not 8 <= n <= 256:
         raise ValueError(f"no wgmma has {n} columns")
-    count = n // 2
-    shared = _issue(n, dtype, "from_shared", "u64 a", [f"%{count}"], ['"l"(a)'], "0, 0")
-    registers = _issue(
-        n,
-        dtype,
-        "from_registers",
-        "const unsigned (&a)[4]",
-        [f"{{%{count}, %{count + 1}, %{count + 2}, %{count + 3}}}"],
-        [f'"r"(a[{i}])' for i in range(4)],
-        "1",
-    )
-    return f"template <>\nstruct Product<{n}, {dtype}> {{\n{shared}\n{registers}}};\n"
+    places = ", ".join(f"%{i}" for i in range(n // 2))
+    return f"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{dtype}.{dtype} {{{places}}}, {a}, {b}, {add}, 1, 1, {major};"
 
 
-def _issue(n: int, dtype: str, name: str, a: str, operand: list[str], inputs: list[str], major: str) -> str:
-    count = n // 2
-    b, add = count + len(inputs), count + len(inputs) + 1
-    places = _wrapped([f"%{i}" for i in range(count)], '      "', ', "', '"')
-    outputs = _wrapped([f'"+f"(c[{i}])' for i in range(count)], "      : ", ",", "")
+def _statement(name: str, parameters: str, lines: list[str], count: int, inputs: list[str]) -> str:
+    head = [".reg .pred none, some, given;", ".reg .b64 a, b;", "setp.ne.b32 none, 0, 0;", "setp.eq.b32 some, 0, 0;"]
+    text = "\n".join(f'      "{line}\\n\\t"' for line in ["{", *head, *lines, "}"])
+    outputs = ", ".join(f'"+f"(c[{i}])' for i in range(count))
     return (
-        "\n".join(
-            [
-                f"  __device__ __forceinline__ static void {name}(float (&c)[{count}], {a}, u64 b, bool add) {{",
-                "    asm volatile(",
-                '      "{\\n\\t.reg .pred p;\\n\\tsetp.ne.b32 p, ' + f'%{add}, 0;\\n\\t"',
-                f'      "wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{dtype}.{dtype} {{"',
-                places,
-                f'      "}}, {operand[0]}, %{b}, p, 1, 1, {major};\\n\\t}}"',
-                outputs,
-                f'      : {", ".join(inputs)}, "l"(b), "r"(int(add)));',
-                "  }",
-            ]
-        )
-        + "\n"
+        f"  __device__ __forceinline__ static void {name}({parameters}) {{\n    asm volatile(\n{text}\n"
+        f"      : {outputs}\n      : {', '.join(inputs)});\n  }}\n"
     )
-
-
-def _wrapped(items: list[str], first: str, end: str, close: str) -> str:
-    """Eight items a line; ``end`` closes every line but the last, ``close`` the last."""
-    lines = [", ".join(items[i : i + 8]) for i in range(0, len(items), 8)]
-    indent = " " * (len(first) - 1) + '"' if close else " " * len(first)
-    text = []
-    for i, line in enumerate(lines):
-        text.append((first if i == 0 else indent) + line + (close if i == len(lines) - 1 else end))
-    return "\n".join(text)

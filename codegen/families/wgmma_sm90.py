@@ -22,18 +22,19 @@ ARCH: Final = "sm_90a"
 DTYPES: Final = ("f16", "bf16")
 LAYOUTS: Final = ("contiguous",)  # kinds of storage of K and V, of LAYOUTS in codegen/select.py
 SCREENS: Final = False  # whether it skips tiles by Variant::screen
-# Why it is taken only where it is named, if so. Cold compiles are promised in a second.
-BY_NAME: Final = "it is taken by name only: its kernels compile in up to two seconds"
-# (head_dim, head_dim_v)
-SHAPES: Final = ((64, 64), (128, 128))
+# Why it is taken only where it is named, if so.
+BY_NAME: Final = "it is taken by name only: it is new"
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that makes one kernel differ from another of this family, apart from the variant.
 
-    ``consumers`` warpgroups of 64 packed query rows each, against tiles of ``block_n`` KV columns; ``stages`` tiles
-    of K and as many of V are in shared memory. ``checked`` stops a kernel that waits for what never comes.
+    ``consumers`` warpgroups of 64 packed query rows each, against tiles of ``block_n`` KV columns. In shared memory are
+    ``stages`` tiles of K and as many of V, the rows of Q of ``q_stages`` items and what else there is of ``slots``
+    items. ``registers`` are a loading thread's and a multiplying one's, in all no more than the CTA starts with, as
+    many for every thread; whoever takes more than is left waits for ever. ``checked`` stops a kernel that waits for
+    what never comes.
     ``steady``: plain scores are weighed against the largest of a row's first tile while that serves.
     """
 
@@ -43,6 +44,9 @@ class Config:
     consumers: int
     block_n: int
     stages: int
+    q_stages: int
+    slots: int
+    registers: tuple[int, int]
     accuracy: Accuracy
     checked: bool = False
     steady: bool = True
@@ -62,22 +66,15 @@ class Config:
         return 128 * (1 + self.consumers)
 
     @property
-    def registers(self) -> tuple[int, int]:
-        """Of a thread that loads and of one that multiplies: together the 64 Ki of an SM."""
-        if self.consumers == 2 and self.block_n <= 64:
-            return 88, 208  # the loaders' hooks are as heavy as the others
-        return {1: (56, 256 - 8), 2: (56, 224), 3: (56, 152)}[self.consumers]
-
-    @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of a CTA; ``SharedLayout`` in the header computes the same."""
         qk, v = 128 * -(-self.head_dim // 64), 128 * -(-self.head_dim_v // 64)
-        return self.block_m * qk + self.stages * self.block_n * (qk + v)
+        return self.q_stages * self.block_m * qk + self.stages * self.block_n * (qk + v)
 
     @property
     def products(self) -> int:
-        """HGMMA instructions in the SASS: an item's first Q K^T and the loop's, the loop's P V and the last."""
-        return 2 * (self.head_dim // 16 + self.block_n // 16)
+        """HGMMA instructions in the SASS: the first Q K^T of all and the loop's, and the loop's P V."""
+        return 2 * (self.head_dim // 16) + self.block_n // 16
 
     def launch_rule(self) -> dict[str, object]:
         """How to launch ``attncc_main``: grid expressions over the Launch block's fields, threads, dynamic bytes.
@@ -96,20 +93,37 @@ class Config:
 
 @dataclass(frozen=True)
 class Tile:
-    """A row of the tile table."""
+    """A row of the tile table; fields as in Config."""
 
     consumers: int
     block_n: int
     stages: int
+    q_stages: int
+    slots: int = 3
+    registers: tuple[int, int] = (72, 216)
 
 
-# By head dims: where only masks, sinks and the scale act on a score; where there is more; where hooks gather from
-# tensors for every pair, which needs registers. Against cuDNN on an H200, dense at 8k: 128x176 1.00 at head dim 128,
-# 192x112 1.10 at 64; of an earlier loop, in the same order, .98 and .95 where 128x128 had .94 and .87.
-_TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile]]] = {
-    (64, 64): (Tile(3, 112, 3), Tile(3, 112, 3), Tile(2, 64, 4)),
-    (128, 128): (Tile(2, 176, 2), Tile(2, 128, 2), Tile(2, 64, 4)),
+# By head dims: without hooks; where only masks and sinks act on a score; where there is more; where hooks gather from
+# tensors for every pair, which needs registers. Wide tiles read Q and synchronise seldom; narrow ones waste less beside
+# a mask. docs/performance.md has the measurements.
+_WIDE: Final = Tile(2, 176, 2, 1, registers=(56, 224))
+_GATHERING: Final = Tile(2, 64, 2, 1, registers=(88, 208))
+_TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
+    (64, 64): (
+        Tile(3, 112, 3, 2, registers=(56, 152)),
+        Tile(2, 192, 3, 2, registers=(56, 224)),
+        Tile(3, 96, 3, 2, registers=(80, 144)),
+        Tile(2, 64, 4, 2, registers=(88, 208)),
+    ),
+    (80, 80): (_WIDE, Tile(2, 144, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
+    (96, 96): (_WIDE, Tile(2, 144, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
+    (128, 128): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), Tile(2, 64, 4, 1, registers=(88, 208))),
+    (160, 160): (Tile(2, 112, 2, 1), Tile(2, 112, 2, 1), Tile(2, 96, 2, 1), _GATHERING),
+    (192, 128): (Tile(2, 128, 2, 1), Tile(2, 128, 2, 1), Tile(2, 112, 2, 1), _GATHERING),
+    (192, 192): (Tile(2, 112, 2, 1), Tile(2, 112, 2, 1), Tile(2, 96, 2, 1), _GATHERING),
+    (256, 256): (Tile(2, 64, 2, 1), Tile(2, 64, 2, 1), Tile(2, 64, 2, 1), Tile(2, 48, 2, 1, registers=(88, 208))),
 }
+SHAPES: Final = tuple(_TILES)  # (head_dim, head_dim_v)
 _LIGHT: Final = frozenset({"mask", "sink"})
 
 
@@ -148,10 +162,19 @@ def choose(
     reasons = refuse_shape(dtype, head_dim, head_dim_v, arch)
     if reasons:
         raise ValueError("; ".join(reasons))
-    light, usual, gathering = _TILES[head_dim, head_dim_v]
-    tile = gathering if "gather" in hooks else light if hooks <= _LIGHT else usual
+    bare, light, usual, gathering = _TILES[head_dim, head_dim_v]
+    tile = gathering if "gather" in hooks else usual if hooks - _LIGHT else light if hooks else bare
     return Config(
-        dtype, head_dim, head_dim_v, tile.consumers, tile.block_n, tile.stages, accuracy_of(dtype, precise=precise)
+        dtype,
+        head_dim,
+        head_dim_v,
+        tile.consumers,
+        tile.block_n,
+        tile.stages,
+        tile.q_stages,
+        tile.slots,
+        tile.registers,
+        accuracy_of(dtype, precise=precise),
     )
 
 
@@ -166,6 +189,8 @@ def render_config(config: Config) -> str:
         "block_n": config.block_n,
         "threads": config.threads,
         "stages": config.stages,
+        "q_stages": config.q_stages,
+        "slots": config.slots,
         "loader_registers": loader,
         "consumer_registers": multiplier,
     }
@@ -180,7 +205,7 @@ def render_config(config: Config) -> str:
             f"  static constexpr attncc::Accuracy accuracy = attncc::Accuracy::{config.accuracy};",
             "};",
             "",
-            wgmma_products.render((config.block_n, config.head_dim_v), config.dtype),
+            wgmma_products.render(config),
         ]
     )
 

@@ -120,21 +120,23 @@ def check(
     pool: Pool | None = None,
     arguments: dict[str, Any] | None = None,
     family: str | None = None,
+    head_dim_v: int | None = None,
     **call: Any,
 ) -> None:
     """Run an example and hold it to the accuracy bounds, with NaN around every request and poison around the output.
 
-    ``call`` are further arguments of the call, as numpy arrays or scalars; ``family`` forces a kernel family.
+    ``call`` are further arguments of the call, as numpy arrays or scalars; ``family`` forces a kernel family, which
+    ``head_dim_v`` needs.
     """
     rng = np.random.default_rng(seed)
     heads = sizes.kv_heads * group
     rounded = PRECISIONS[dtype].round
     q, k, v = (
-        rounded(rng.normal(0, 1, (sizes.batch, length, count, head_dim)))
-        for length, count in (
-            (sizes.qo_len, heads),
-            (sizes.kv_len, sizes.kv_heads),
-            (sizes.kv_len, sizes.kv_heads),
+        rounded(rng.normal(0, 1, (sizes.batch, length, count, dim)))
+        for length, count, dim in (
+            (sizes.qo_len, heads, head_dim),
+            (sizes.kv_len, sizes.kv_heads, head_dim),
+            (sizes.kv_len, sizes.kv_heads, head_dim_v or head_dim),
         )
     )
     given = ARGUMENTS[name](rng, sizes, heads) if arguments is None else arguments
@@ -158,7 +160,8 @@ def check(
     if family is None:
         result, lse = attncc.attention(*tensors, on_gpu, **moved)
     else:
-        compiled = attncc.compile(on_gpu, dtype=dtype, head_dim=head_dim, family=family)
+        dims = {"head_dim": head_dim, "head_dim_v": head_dim_v or head_dim}
+        compiled = attncc.compile(on_gpu, dtype=dtype, family=family, **dims)
         assert compiled.artifact.manifest.family == family
         result, lse = compiled(*tensors, **moved)
     assert result is out

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import attncc
+from attncc.codegen.families import wgmma_sm90
 from attncc.codegen.targets import best
 from attncc.reference.accuracy import Pool
 from attncc.runtime import calls, descriptors, plan
@@ -91,8 +92,18 @@ def test_each_family_agrees_with_the_reference(
         check(name, dtype, head_dim, group, length, layout=layout, seed=index, pool=pool, family=family)
 
 
+@pytest.mark.parametrize("dims", [dims for dims in wgmma_sm90.SHAPES if dims not in ((64, 64), (128, 128))])
+@pytest.mark.parametrize("name", ["causal", "gemma2", "alibi", "gpt_oss", "documents", "t5_bias", "streaming_llm"])
+def test_every_head_dim_of_the_hopper_family(hopper: None, pool: Pool, name: str, dims: tuple[int, int]) -> None:
+    """Panels of 64 channels that the last of does not fill, values that are narrower than keys."""
+    for index, length in enumerate(LENGTHS):
+        dtype, group = ("bf16", "f16")[index % 2], (1, 4, 3)[index % 3]
+        more: dict[str, Any] = {"pool": pool, "family": "wgmma_sm90", "head_dim_v": dims[1]}
+        check(name, dtype, dims[0], group, length, layout=("nhd", "hnd")[index % 2], seed=index, **more)
+
+
 def test_the_hopper_family_is_taken_where_it_serves(hopper: None) -> None:
-    for head_dim, family in ((64, "wgmma_sm90"), (128, "wgmma_sm90"), (96, "mma_sm80")):
+    for head_dim, family in ((64, "wgmma_sm90"), (128, "wgmma_sm90"), (256, "wgmma_sm90"), (48, "mma_sm80")):
         assert attncc.compile(example("causal"), head_dim=head_dim).artifact.manifest.family == family
     rope = attncc.compile(example("rope")(c=torch.ones(8, 64), s=torch.ones(8, 64)), head_dim=64)
     assert rope.artifact.manifest.family == "mma_sm80"
@@ -247,8 +258,9 @@ CASES = 408
 def test_a_random_call_of_the_hopper_family_agrees_with_the_reference(hopper: None, number: int, pool: Pool) -> None:
     """Longer than those of test_random: several tiles of rows, rings of tiles that turn, items that end anywhere."""
     rng = np.random.default_rng(50_000 + number)
-    head_dim = (64, 128)[number // len(NAMES) % 2]
-    case = replace(test_random.drawn(number), name=NAMES[number % len(NAMES)], head_dim=head_dim, head_dim_v=head_dim)
+    head_dim, head_dim_v = wgmma_sm90.SHAPES[number // len(NAMES) % len(wgmma_sm90.SHAPES)]
+    case = replace(test_random.drawn(number), name=NAMES[number % len(NAMES)])
+    case = replace(case, head_dim=head_dim, head_dim_v=head_dim_v)
     if number % 3 == 0:
         batch = len(case.rows)
         rows = tuple(int(n) for n in rng.integers(0, 280, batch))

@@ -4,7 +4,8 @@
 
 Every check is that of mma_sm80_standalone.py, which this imports. A wrong barrier hangs a kernel, so a worker process
 does the launching; the kernels it checks stop when they wait too long, and a worker that is silent for --patience
-seconds is ended. --tiles 128:2x128x2,64:3x112x3: consumers, columns and stages by head dim.
+seconds is ended. --tiles 128:2x128x2x2x3,64:3x112x3x2x3: consumers, columns, stages of K and V, stages
+of Q and slots of items by head dim.
 --bench times dense and causal beside cuDNN, in turns, and prints a table last.
 """
 
@@ -189,27 +190,31 @@ def run_structure(kernel: Kernel) -> tuple[bool, str]:
 
 
 STEADY = True
+REGISTERS = {2: (72, 216), 3: (56, 152)}  # by consumers, of tiles given by hand
+TILE_FIELDS = ("consumers", "block_n", "stages", "q_stages", "slots")
+Dims = tuple[int, int]  # of queries and keys, of values
+TileText = tuple[int, ...]  # by TILE_FIELDS
 
 
-def config_of(
-    head_dim: int, dtype: str, tile: tuple[int, int, int] | None = None, name: str = "gemma2"
-) -> wgmma_sm90.Config:
-    hooks = frozenset({"mask"} if name in ("dense", "causal") else {"logits"})
-    config = wgmma_sm90.choose(dtype, head_dim, head_dim, "sm_90a", hooks=hooks)  # type: ignore[arg-type]
+def config_of(dims: Dims, dtype: str, tile: TileText | None = None, name: str = "gemma2") -> wgmma_sm90.Config:
+    hooks = frozenset({"dense": (), "causal": ("mask",)}.get(name, ("logits",)))
+    config = wgmma_sm90.choose(dtype, *dims, "sm_90a", hooks=hooks)  # type: ignore[arg-type]
     config = dataclasses.replace(config, steady=STEADY)
     if tile is not None:
-        config = dataclasses.replace(config, consumers=tile[0], block_n=tile[1], stages=tile[2])
+        config = dataclasses.replace(config, **dict(zip(TILE_FIELDS, tile, strict=True)))  # type: ignore[arg-type]
+        wide = tile[0] == 2 and tile[1] > 144
+        config = dataclasses.replace(config, registers=(56, 224) if wide else REGISTERS[tile[0]])
     return config
 
 
 def worker(jobs: Any, results: Any) -> None:
-    """Takes (variant, head dim, dtype, tile) until None; says (job, label, passed, text) a case, label None last."""
+    """Takes (variant, head dims, dtype, tile) until None; says (job, label, passed, text) a case, label None last."""
     torch.cuda.init()
     torch.zeros(1, device="cuda")
     while (job := jobs.get()) is not None:
-        name, head_dim, dtype, tile = job
+        name, dims, dtype, tile = job
         try:
-            kernel = Kernel(name, dataclasses.replace(config_of(head_dim, dtype, tile, name), checked=True))
+            kernel = Kernel(name, dataclasses.replace(config_of(dims, dtype, tile, name), checked=True))
             results.put((job, "compile", not kernel.warnings, f"{kernel.seconds:.2f} s {kernel.warnings}"))
             todo: list[tuple[str, Callable[[], tuple[bool, str]]]] = []
             if name == "causal":
@@ -272,10 +277,10 @@ def check_all(jobs: list[tuple[Any, ...]], patience: float) -> tuple[int, int, i
     return passed, total, lost
 
 
-Tiles = dict[int, list[tuple[int, int, int]]]  # consumers, columns and stages, by head dim
+Tiles = dict[Dims, list[TileText]]
 
 
-def bench(head_dims: list[int], tiles: Tiles, names: list[str], lengths: list[int]) -> None:
+def bench(shapes: list[Dims], tiles: Tiles, names: list[str], lengths: list[int]) -> None:
     """TFLOP/s beside cuDNN of the same mask, in turns: the median of the ratios of at least ten rounds."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -287,14 +292,15 @@ def bench(head_dims: list[int], tiles: Tiles, names: list[str], lengths: list[in
             a @ a
         torch.cuda.synchronize()
     table = []
-    for head_dim in head_dims:
+    for head_dim, head_dim_v in shapes:
         kernels: dict[Any, Kernel] = {}
         for length in lengths:
             batch, heads = max(1, 16384 // length), 2048 // head_dim
             q, k, v = (
                 torch.randn(batch, length, heads, head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(3)
             )
-            out = torch.empty_like(q)
+            v = v[..., :head_dim_v].contiguous()
+            out = torch.empty_like(v)
             words: dict[str, Any] = {"q": q.data_ptr(), "k": k.data_ptr(), "v": v.data_ptr(), "out": out.data_ptr()}
             for label, tensor in (("q_stride", q), ("k_stride", k), ("v_stride", v), ("out_stride", out)):
                 words |= common.strides(label, tensor)
@@ -303,7 +309,7 @@ def bench(head_dims: list[int], tiles: Tiles, names: list[str], lengths: list[in
             slopes = (2.0 ** -torch.linspace(1, 8, heads)).cuda()
             for name in names:
                 causal = name != "dense"
-                flops = 4 * batch * heads * length * length * head_dim / (2 if causal else 1)
+                flops = 4 * batch * heads * length * length * (head_dim + head_dim_v) / (4 if causal else 2)
                 given = dict(words)
                 if name == "gemma2":
                     given |= {"softcap.value": 50.0, "window.value": 1 << 30}
@@ -316,9 +322,9 @@ def bench(head_dims: list[int], tiles: Tiles, names: list[str], lengths: list[in
                             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=causal
                         )
 
-                for tile in tiles.get(head_dim, [None]):  # type: ignore[list-item]
-                    for blocks in (None, sms):
-                        config = config_of(head_dim, "bf16", tile, name)
+                for tile in tiles.get((head_dim, head_dim_v), [None]):  # type: ignore[list-item]
+                    for blocks in (sms,):
+                        config = config_of((head_dim, head_dim_v), "bf16", tile, name)
                         try:
                             kernel = kernels.get((name, config)) or Kernel(name, config)
                             kernels[name, config] = kernel
@@ -330,10 +336,9 @@ def bench(head_dims: list[int], tiles: Tiles, names: list[str], lengths: list[in
                             ours = sorted(pair[0] for pair in pairs)[5]
                             ratio = sorted(pair[1] / pair[0] for pair in pairs)[5]
                             theirs = sorted(pair[1] for pair in pairs)[5]
-                            shape_text = f"{config.consumers}x{config.block_n}x{config.stages}"
-                            grid = "all" if blocks is None else "persistent"
+                            shape_text = "x".join(str(getattr(config, field)) for field in TILE_FIELDS)
                             speed, beside = (flops / spent / 1e12 for spent in (ours, theirs))
-                            row = f"D{head_dim:<4}{name:8}S{length:<6}{shape_text:9}{grid:11}"
+                            row = f"D{head_dim:<4}{name:8}S{length:<6}{shape_text:13}"
                             row += f"{speed:7.1f} TFLOP/s, cuDNN {beside:6.1f}, ratio {ratio:.3f}"
                         except Exception as error:
                             row = f"D{head_dim} {name} S{length} {tile}: {str(error)[:200]}"
@@ -342,13 +347,18 @@ def bench(head_dims: list[int], tiles: Tiles, names: list[str], lengths: list[in
     print("\n".join(["", "TABLE", *table]))
 
 
+def dims_of(text: str) -> Dims:
+    """``128``, or ``192/128``."""
+    first, _, second = text.partition("/")
+    return int(first), int(second or first)
+
+
 def tile_list(text: str) -> Tiles:
-    """``128:2x128x2,64:2x128x2``: consumers, columns and stages by head dim."""
+    """``128:2x128x2x2x3,64:2x128x2x2x3``."""
     found: Tiles = {}
     for part in text.split(","):
-        dim, tile = part.split(":")
-        consumers, columns, stages = (int(number) for number in tile.split("x"))
-        found.setdefault(int(dim), []).append((consumers, columns, stages))
+        dims, tile = part.split(":")
+        found.setdefault(dims_of(dims), []).append(tuple(int(number) for number in tile.split("x")))
     return found
 
 
@@ -357,7 +367,9 @@ def main() -> int:
     parser.add_argument("--bench", action="store_true")
     parser.add_argument("--no-checks", action="store_true")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(NAMES))
-    parser.add_argument("--dims", type=lambda text: [int(part) for part in text.split(",")], default=[128, 64])
+    parser.add_argument(
+        "--dims", type=lambda text: [dims_of(part) for part in text.split(",")], default=wgmma_sm90.SHAPES
+    )
     parser.add_argument("--dtypes", type=lambda text: text.split(","), default=["bf16", "f16"])
     parser.add_argument("--tiles", type=tile_list, default={})
     parser.add_argument("--lengths", type=lambda text: [int(part) for part in text.split(",")], default=[2048, 8192])

@@ -179,8 +179,9 @@ inline void give_registers() {}
 template <int Count>
 inline void take_registers() {}
 
+// One step of a product: m64, N columns, k16.
 template <int N, class Element>
-struct Product {
+struct Step {
   template <class A>
   static void add_up(float (&c)[N / 2], bool add, A a, bool k_major, u64 b) {
     const emulator::Operand right(b);
@@ -214,6 +215,22 @@ struct Product {
              },
              false, b);
     });
+  }
+};
+template <class Config>
+struct Products {
+  using Element = typename Config::Element;
+  static constexpr int columns = Config::block_n, channels = Config::head_dim_v;
+  using QTile = SwizzledTile<Config::block_m, Config::head_dim>;
+  using KTile = SwizzledTile<columns, Config::head_dim>;
+
+  static void scores(float (&c)[columns / 2], u64 q, u64 k) {
+    for (int step = 0; step < Config::head_dim / 16; ++step)
+      Step<columns, Element>::from_shared(c, q + column_step<QTile>(step), k + column_step<KTile>(step), step != 0);
+  }
+  static void outputs(float (&c)[channels / 2], const unsigned (&p)[columns / 16][4], u64 v, bool add) {
+    for (int step = 0; step < columns / 16; ++step)
+      Step<channels, Element>::from_registers(c, p[step], v + row_step(step), add || step != 0);
   }
 };
 inline void fence_products() {}

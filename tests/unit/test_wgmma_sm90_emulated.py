@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import itertools
 import struct
 import subprocess
 from pathlib import Path
@@ -45,6 +46,13 @@ EXPORT void merge(const Params* params, int blocks, int batch) {
       blockIdx = {x, 0, z};
       emulator::run(32 * attncc::merge::kWarps, 0, [&] { attncc::merge::run_block<Config, Variant>(*params); });
     }
+}
+EXPORT int item(const Params* params, unsigned wave, unsigned block, unsigned blocks, int* out) {
+  const attncc::wgmma_sm90::Items<Config, Variant> items(params->launch, blocks);
+  if (wave >= items.waves) return -1;
+  const attncc::Work work = items.work(wave, block);
+  out[0] = work.nrows, out[1] = work.b, out[2] = work.hk, out[3] = work.slot, out[4] = work.row0;
+  return items.folded;
 }
 EXPORT int shared_bytes() { return attncc::wgmma_sm90::SharedLayout<Config>::bytes; }
 """
@@ -113,7 +121,15 @@ def test_agrees_with_float64(build: Any, name: str, early: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"stages": 3}, {"consumers": 1}, {"dtype": "bf16", "head_dim": 128, "head_dim_v": 128}]
+    "change",
+    [
+        {"stages": 3},
+        {"consumers": 1},
+        {"q_stages": 1, "slots": 2},
+        {"dtype": "bf16", "head_dim": 128, "head_dim_v": 128},
+        {"dtype": "bf16", "head_dim": 80, "head_dim_v": 80},
+        {"head_dim": 192, "head_dim_v": 128},
+    ],
 )
 def test_other_configurations(build: Any, change: dict[str, Any]) -> None:
     config = dataclasses.replace(SMALL, **change)
@@ -131,3 +147,46 @@ def test_scores_that_outgrow_the_first_tiles_largest(build: Any, name: str) -> N
 def test_shared_memory_is_what_the_header_says(build: Any) -> None:
     for config in (SMALL, wgmma_sm90.choose("bf16", 128, 128, "sm_90a")):
         assert build("causal", config).shared_bytes() == config.smem_bytes
+
+
+@pytest.mark.parametrize(
+    ("batch", "kv_heads", "group", "rows", "cols", "splits", "blocks", "folded"),
+    [
+        (3, 2, 1, 500, 500, 1, 7, False),
+        (2, 3, 3, 130, 70, 2, 5, False),
+        (1, 1, 1, 1, 1, 1, 132, False),
+        (64, 4, 1, 640, 1 << 14, 1, 30, True),
+        (64, 4, 2, 640, 1 << 14, 1, 132, True),  # an odd number of tiles
+        (16, 2, 1, 2048, 1 << 14, 3, 48, True),
+    ],
+)
+def test_every_item_once_and_blocks_alike(
+    build: Any, batch: int, kv_heads: int, group: int, rows: int, cols: int, splits: int, blocks: int, folded: bool
+) -> None:
+    """In both orders of items; and where there are many, no block has much more of a triangle than the others."""
+    fields = {field.name: field for field in LAUNCH_FIELDS}
+    block = bytearray(LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size + 256)
+    launch = {"batch": batch, "num_kv_heads": kv_heads, "num_heads": kv_heads * group, "group": group}
+    launch |= {"max_qo_len": rows, "max_kv_len": cols, "num_splits": splits, "split_cols": cols // splits}
+    for name, value in launch.items():
+        struct.pack_into(FORMATS[fields[name].ctype], block, fields[name].offset, value)
+    library, out = build("causal", SMALL), (ctypes.c_int * 5)()
+    memory = (ctypes.c_char * len(block)).from_buffer(block)
+    seen: list[tuple[int, ...]] = []
+    loads = []
+    for number in range(blocks):
+        load = wave = 0
+        while (kind := library.item(memory, wave, number, blocks, out)) >= 0:
+            assert kind == folded
+            wave += 1
+            if out[0] > 0:
+                seen.append(tuple(out[1:]))
+                load += out[4] + 1
+        loads.append(load)
+    tiles = -(-rows * group // SMALL.block_m)
+    wanted = itertools.product(
+        range(batch), range(kv_heads), range(splits), range(0, tiles * SMALL.block_m, SMALL.block_m)
+    )
+    assert sorted(seen) == sorted(wanted)
+    if len(seen) > 16 * blocks:
+        assert max(loads) < 1.15 * sum(loads) / blocks

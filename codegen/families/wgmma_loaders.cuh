@@ -1,0 +1,246 @@
+// The loading warpgroup of wgmma_sm90: one thread orders tiles of K and V from the copy engine, three warps prepare items.
+// Owns what they do; the protocol is in families/wgmma_sm90.cuh. It may not know what consumers do with it.
+#pragma once
+#include "families/wgmma_items.cuh"
+
+#ifdef ATTNCC_KERNELS
+#include "device/async_copy.cuh"
+#include "device/math.cuh"
+#include "device/sync.cuh"
+#include "device/tma.cuh"
+
+namespace attncc {
+namespace wgmma_sm90 {
+
+constexpr int kHelping = 8;  // named barrier of warps 1 - 3
+
+// 2^x's factor on raw scores: where a variant's logits are scores times a scale, exp2 takes it in its multiply-add.
+template <class Variant>
+__device__ __forceinline__ float plain_scale(const typename Variant::Item& item) {
+  constexpr Facts facts = Variant::facts;
+  if constexpr (facts.has_logits || facts.has_weight)
+    return 1.0f;
+  else if constexpr (facts.has_diagonal)
+    return Variant::logits(1.0f, item, typename Variant::Row(), typename Variant::Tile(), typename Variant::Key(),
+                           typename Variant::Diagonal(), 0, 0);
+  else
+    return Variant::logits(1.0f, item, typename Variant::Row(), typename Variant::Tile(), typename Variant::Key(), 0, 0);
+}
+
+// One thread: everything of an item but its rows.
+template <class Config, class Variant>
+__device__ __forceinline__ void fill_slot(const typename Variant::Params& params, const Work& work,
+                                          ItemSlot<Config, Variant>& slot) {
+  const int kv_len = work.geometry.kv_len;
+  slot.work = work;
+  slot.row_lo = work.row0 / work.pack;
+  slot.row_hi = (work.row0 + work.nrows - 1) / work.pack + 1;
+  slot.col_end = work.col0 + work.ncols < kv_len ? work.col0 + work.ncols : kv_len;
+  *reinterpret_cast<typename Variant::Item*>(slot.item) = Variant::item(params, work);
+  const float scale = ::fabsf(plain_scale<Variant>(*reinterpret_cast<const typename Variant::Item*>(slot.item)));
+  slot.scale = scale == 0.0f ? 1.0f : scale;
+  slot.slack = Fn<Accuracy::fast>::div(8.0f, slot.scale);
+  int count = Variant::ranges(params, work, slot.row_lo, slot.row_hi, slot.ranges);
+#pragma unroll 1
+  for (; count < Variant::facts.num_ranges; ++count) slot.ranges[count] = Range{0, 0, 1};
+}
+
+// One thread: every tile of every item. A tile's K is multiplied beside the V of the tile before it: they come in that order.
+template <class Config, class Variant>
+__device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap* k_map, const TensorMap* v_map,
+                                           Shared<Config, Variant>& shared, unsigned smem) {
+  using Layout = SharedLayout<Config>;
+  using KTile = typename Layout::KTile;
+  using VTile = typename Layout::VTile;
+  const bool ragged = launch.kv_indptr != nullptr;
+  Ring<Config::slots> slots;
+  Ring<Config::stages> k_ring, v_ring;
+  int v_token = 0, v_head = 0, v_batch = 0;  // of the V that is to come
+  bool begun = false, stop = false;
+  acquire_map(k_map);
+  acquire_map(v_map);
+#pragma unroll 1
+  while (!stop) {
+    wait<Config::checked>(shared_address(&shared.slot_full[slots.stage]), slots.parity);
+    const ItemSlot<Config, Variant>& slot = shared.slots[slots.stage];
+    stop = slot.stop;
+    const int col_end = stop ? 0 : slot.col_end, hk = slot.work.hk, base = slot.work.geometry.kv_base;
+    const int b = ragged ? 0 : slot.work.b;
+    // The copy engine itself writes zeros past a padded tensor's end.
+    const bool clipped = !ragged && col_end == launch.max_kv_len;
+    ItemTiles<Config, Variant> tiles(slot);
+    TileSpan span{}, following{};
+    if (!stop) tiles.next(span);
+    bool more = true;
+#pragma unroll 1
+    while (more) {
+      more = !stop && tiles.next(following);
+      if (!stop) {
+        const int stage = k_ring.stage;
+        const unsigned k_full = shared_address(&shared.k_full[stage]);
+        wait<Config::checked>(shared_address(&shared.k_empty[stage]), k_ring.parity ^ 1);
+        shared.spans[stage].word = span.col << 3 | (span.partial ? kPartial : 0) | (more ? 0 : kLast) |
+                                   (span.col + Config::block_n > col_end && !clipped ? kTail : 0);
+        arrive_expecting(k_full, KTile::bytes);
+#pragma unroll 1
+        for (int panel = 0; panel < KTile::panels; ++panel)
+          load_box(smem + Layout::k + stage * KTile::bytes + panel * KTile::panel_bytes, k_map, k_full, panel * 64,
+                   base + span.col, hk, b);
+        k_ring.advance();
+      }
+      if (begun) {
+        const int stage = v_ring.stage;
+        const unsigned v_full = shared_address(&shared.v_full[stage]);
+        wait<Config::checked>(shared_address(&shared.v_empty[stage]), v_ring.parity ^ 1);
+        arrive_expecting(v_full, VTile::bytes);
+#pragma unroll 1
+        for (int panel = 0; panel < VTile::panels; ++panel)
+          load_box(smem + Layout::v + stage * VTile::bytes + panel * VTile::panel_bytes, v_map, v_full, panel * 64,
+                   v_token, v_head, v_batch);
+        v_ring.advance();
+      }
+      begun = true;
+      v_token = base + span.col;
+      v_head = hk;
+      v_batch = b;
+      span = following;
+    }
+    slots.advance();
+  }
+}
+
+// Warps 1 - 3: an item's rows, and Q once its place is empty.
+template <class Config, class Variant>
+__device__ __forceinline__ void load_rows(const typename Variant::Params& params, ItemSlot<Config, Variant>& slot,
+                                          unsigned q_empty, unsigned parity, unsigned target, char* target_memory,
+                                          int helper) {
+  using QTile = typename SharedLayout<Config>::QTile;
+  constexpr int chunks = Config::block_m * QTile::chunks;
+  const Launch& launch = params.launch;
+  const Work work = slot.work;
+  const char* q = static_cast<const char*>(launch.q) +
+                  2 * (work.b * launch.q_stride.batch + work.geometry.qo_base * launch.q_stride.token);
+  const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
+#pragma unroll 1
+  for (int i = helper; i < Config::block_m; i += kHelpers) {
+    const RowAt at = unpack_row(work, i);
+    slot.row_at[i] = at;
+    reinterpret_cast<typename Variant::Row*>(slot.rows)[i] = Variant::row(params, item, at.row, at.h);
+  }
+  sync_named<kHelpers>(kHelping);
+  wait<Config::checked>(q_empty, parity);
+#pragma unroll 1
+  for (int i = helper; i < chunks; i += kHelpers) {
+    const int row = quotient<QTile::chunks>(i), chunk = i - row * QTile::chunks;
+    const RowAt at = slot.row_at[row];
+    copy_async(target + QTile::offset(row, chunk),
+               q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head) + chunk * 16, row < work.nrows);
+  }
+  commit_copies();
+  wait_copies<0>();
+  if constexpr (!Variant::facts.has_logits && !Variant::facts.has_weight) {
+    // Consumers multiply by the magnitude of the scale, which must be positive: the sign goes into Q, and so does a 0.
+    const float scale = plain_scale<Variant>(item);
+    if (scale <= 0.0f) {
+      const unsigned sign = scale < 0.0f ? 0x80008000u : 0u, keep = scale < 0.0f ? ~0u : 0u;
+#pragma unroll 1
+      for (int i = helper; i < chunks; i += kHelpers) {
+        const int row = quotient<QTile::chunks>(i);
+        uint4& own = *reinterpret_cast<uint4*>(target_memory + QTile::offset(row, i - row * QTile::chunks));
+        own = uint4{(own.x & keep) ^ sign, (own.y & keep) ^ sign, (own.z & keep) ^ sign, (own.w & keep) ^ sign};
+      }
+    }
+  }
+  fence_proxy();  // wgmma reads what cp.async wrote
+}
+
+// Warps 1 - 3: what hooks stage beside every tile of K.
+template <class Config, class Variant>
+__device__ __forceinline__ void stage_values(const typename Variant::Params& params,
+                                             const ItemSlot<Config, Variant>& slot, Shared<Config, Variant>& shared,
+                                             int helper, Ring<Config::stages>& ring) {
+  constexpr Facts facts = Variant::facts;
+  constexpr int block_n = Config::block_n;
+  using Diagonal = typename Shared<Config, Variant>::Diagonal;
+  const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
+  const int last = slot.work.geometry.kv_len - 1;
+  ItemTiles<Config, Variant> tiles(slot);
+  TileSpan span;
+#pragma unroll 1
+  while (tiles.next(span)) {
+    const int stage = ring.stage;
+    wait<Config::checked>(shared_address(&shared.k_empty[stage]), ring.parity ^ 1);
+    const bool real = span.col < slot.col_end;  // else no value of the tile counts
+    if constexpr (facts.has_key) {
+      auto* keys = reinterpret_cast<typename Variant::Key*>(shared.keys) + stage * block_n;
+#pragma unroll 1
+      for (int i = real ? helper : block_n; i < block_n; i += kHelpers) {
+        const int col = span.col + i < last ? span.col + i : last;
+        if constexpr (facts.key_reads)
+          keys[i] = Variant::key(params, item, Variant::read_key(params, item, col), col);
+        else
+          keys[i] = Variant::key(params, item, col);
+      }
+    }
+    if constexpr (facts.has_diagonal) {
+      auto* diagonals =
+          reinterpret_cast<Diagonal*>(shared.diagonals) + stage * Shared<Config, Variant>::diagonal_capacity;
+      const int deltas = slot.row_hi - slot.row_lo + block_n - 1, first = slot.row_lo - (span.col + block_n - 1);
+      const int count = real ? (facts.diagonal_per_head ? slot.work.pack : 1) * deltas : 0;
+#pragma unroll 1
+      for (int i = helper; i < count; i += kHelpers) {
+        const int head = i / deltas;
+        diagonals[i] = Variant::diagonal(params, item, slot.work.h0 + head, first + i - head * deltas);
+      }
+    }
+    arrive(shared_address(&shared.k_full[stage]));
+    ring.advance();
+  }
+}
+
+// Warps 1 - 3: everything of every item of this CTA but its tiles.
+template <class Config, class Variant>
+__device__ __forceinline__ void prepare_items(const typename Variant::Params& params, Shared<Config, Variant>& shared,
+                                              char* memory, unsigned smem, int helper) {
+  using QTile = typename SharedLayout<Config>::QTile;
+  Ring<Config::slots> slots;
+  Ring<Config::q_stages> q_ring;
+  Ring<Config::stages> ring;
+  unsigned wave = 0;
+#pragma unroll 1
+  while (true) {
+    ItemSlot<Config, Variant>& slot = shared.slots[slots.stage];
+    if (helper == 0) {
+      const Items<Config, Variant> items(params.launch, gridDim.x * gridDim.y * gridDim.z);
+      const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+      wait<Config::checked>(shared_address(&shared.slot_empty[slots.stage]), slots.parity ^ 1);
+      slot.stop = 1;
+#pragma unroll 1
+      while (wave < items.waves && slot.stop) {
+        const Work work = items.work(wave++, block);
+        if (work.nrows <= 0) continue;
+        fill_slot(params, work, slot);
+        slot.stop = 0;
+      }
+      arrive(shared_address(&shared.slot_full[slots.stage]));
+    }
+    __syncwarp();
+    sync_named<kHelpers>(kHelping);
+    const bool stop = slot.stop;
+    const unsigned q_empty = shared_address(&shared.q_empty[q_ring.stage]);
+    const int place = SharedLayout<Config>::q + q_ring.stage * QTile::bytes;
+    if (stop)
+      wait<Config::checked>(q_empty, q_ring.parity ^ 1);  // a phase ends only once everyone has seen the one before
+    else
+      load_rows<Config, Variant>(params, slot, q_empty, q_ring.parity ^ 1, smem + place, memory + place, helper);
+    arrive(shared_address(&shared.q_full[q_ring.stage]));
+    if (stop) break;
+    if constexpr (Shared<Config, Variant>::staged) stage_values(params, slot, shared, helper, ring);
+    slots.advance();
+    q_ring.advance();
+  }
+}
+
+}  // namespace wgmma_sm90
+}  // namespace attncc
+#endif  // ATTNCC_KERNELS
