@@ -1,7 +1,7 @@
 """A compiled kernel: its cubins and the manifest that says how to launch it. All that the runtime knows of a variant.
 
 An artifact made a second ago, one read from the cache and one shipped in a pack are the same object. On disk it is a
-folder: ``manifest.json``, and for every entry a cubin, ``main.cubin`` and ``merge.cubin``. Each file is covered by a
+folder: ``manifest.json``, and for every entry a cubin, ``main.cubin`` and so on. Each file is covered by a
 hash, checked whenever it is read.
 """
 
@@ -20,9 +20,10 @@ from typing import Any, Literal, get_args
 from attncc.diagnostics import ArtifactError
 
 # Raised with every change of the manifest's meaning; an artifact of another schema is refused, never guessed at.
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST = "manifest.json"
-Role = Literal["main", "merge"]  # of an entry: the kernel, and what combines its splits
+# Of an entry: the kernel; what combines its splits; what runs before it and finds the tiles to visit.
+Role = Literal["main", "merge", "screen"]
 ROLES: tuple[Role, ...] = get_args(Role)
 # Kinds of storage of keys and values: with strides that a TMA descriptor has, and with any.
 LayoutKind = Literal["contiguous", "strided"]
@@ -157,6 +158,10 @@ class Manifest:
     hashes: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     merge: LaunchRule | None = None  # how the entry `merge` is launched; None: the kernel does not split
+    screen: LaunchRule | None = (
+        None  # how the entry `screen` is launched, before `main`; None: there is nothing to find
+    )
+    screen_bytes: int = 0  # of device memory for each block of `screen`
     schema: int = SCHEMA
 
 
@@ -260,13 +265,14 @@ def parse(text: bytes, cubin_of: Callable[[Role], bytes], folder: Path) -> Artif
 def _manifest(body: dict[str, Any]) -> Manifest:
     abi = body["abi"]
     made = {item.name: body[item.name] for item in fields(Manifest)}
-    wanted = ("main",) if body["merge"] is None else ROLES
+    wanted = [role for role in ROLES if role == "main" or body[role] is not None]
     if set(body["entries"]) != set(wanted):
         raise ValueError(f"entries {', '.join(body['entries'])}")
     made.update(
         entries={role: Entry(**body["entries"][role]) for role in wanted},
         launch=_rule(body["launch"]),
         merge=None if body["merge"] is None else _rule(body["merge"]),
+        screen=None if body["screen"] is None else _rule(body["screen"]),
         abi=Abi(
             size=abi["size"],
             words=tuple(Word(**word) for word in abi["words"]),

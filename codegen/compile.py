@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelSpec", "Stages", "compile_variant", "stages"]
 
-STAGES = ("ir", "cuda", "ptx", "cubin", "merge", "sass", "manifest", "report")
+STAGES = ("ir", "cuda", "ptx", "cubin", "merge", "screen", "sass", "manifest", "report")
 
 _SOURCES = tuple(Path(package.__path__[0]) for package in (attncc.codegen, attncc.ir, attncc.passes))
 _known: dict[tuple[Path, str], Artifact] = {}  # by cache folder and key: a process reads an artifact once
@@ -64,7 +64,7 @@ def stages(variant: Variant, spec: KernelSpec, *, cache: Cache | None = None) ->
     return Stages(canonical, spec, choose(canonical, spec), cache if cache is not None else default_cache())
 
 
-def compile_kernel(source: KernelSource, family: Any, config: Any, arch: str) -> dict[Role, Compiled]:
+def compile_kernel(source: KernelSource, config: Any, arch: str) -> dict[Role, Compiled]:
     """NVRTC on a translation unit with the flags of its configuration: a program for each entry, all at once.
 
     Where a quick compile leaves registers in local memory, the full one is taken instead: its time is paid once, what
@@ -72,15 +72,15 @@ def compile_kernel(source: KernelSource, family: Any, config: Any, arch: str) ->
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from attncc.codegen.families.merge import ALONE
+    from attncc.codegen.families.entries import alone as only
 
     def program(role: Role) -> Compiled:
-        alone = (f"--define-macro={ALONE[role]}",)
+        alone = (only(role),)
         made = compile_cuda(source.text, arch=arch, name=source.name, flags=(*alone, *config.flags))
-        spills = bool(made.resources[family.ENTRIES[role]].spill_loads)
+        spills = bool(made.resources[source.entries[role]].spill_loads)
         return compile_cuda(source.text, arch=arch, name=source.name, flags=alone) if spills and config.flags else made
 
-    main, *others = family.ENTRIES
+    main, *others = source.entries
     with ThreadPoolExecutor() as pool:
         beside = {role: pool.submit(program, role) for role in others}
         return {main: program(main), **{role: made.result() for role, made in beside.items()}}
@@ -145,7 +145,7 @@ class Stages:
     @cached_property
     def compiled(self) -> dict[Role, Compiled]:
         """What NVRTC made of every entry, past the cache: PTX, log and time are not kept there."""
-        return compile_kernel(self.source, self.choice.module, self.choice.config, self.spec.arch)
+        return compile_kernel(self.source, self.choice.config, self.spec.arch)
 
     @property
     def ptx(self) -> str:
@@ -197,6 +197,11 @@ class Stages:
         """The cubin of the entry that combines splits; every family has one."""
         return self.artifact.cubins["merge"]
 
+    @property
+    def screen(self) -> bytes:
+        """The cubin of the entry that finds the tiles to visit; b"" where nothing is to be found."""
+        return self.artifact.cubins.get("screen", b"")
+
     @cached_property
     def sass(self) -> str:
         """Machine code. Raises ToolchainError A1008 without a disassembler."""
@@ -245,12 +250,12 @@ class Stages:
         return json.dumps(value, indent=2) + "\n" if isinstance(value, dict) else value
 
     def _make(self) -> Artifact:
-        from attncc.codegen.families import merge
+        from attncc.codegen.families import merge, screen
         from attncc.passes.ranges import tile_program
 
         made = self.compiled
         cubins = {role: program.cubin for role, program in made.items()}
-        module, config = self.choice.module, self.choice.config
+        config, screening = self.choice.config, self.source.screen
         manifest = Manifest(
             variant=self.variant.name,
             family=self.choice.family,
@@ -273,10 +278,12 @@ class Stages:
                     stack=used.stack,
                     static_smem=used.static_smem,
                 )
-                for role, symbol in module.ENTRIES.items()
+                for role, symbol in self.source.entries.items()
             },
             launch=_rule(config.launch_rule()),
-            merge=_rule(merge.launch_rule()) if "merge" in module.ENTRIES else None,
+            merge=_rule(merge.launch_rule()),
+            screen=None if screening is None else _rule(screen.launch_rule(config.block_m, **asdict(screening))),
+            screen_bytes=0 if screening is None else screen.BITMAP_BYTES,
             abi=_abi(self.variant, self.source, config.launch_rule().get("maps", ())),
             features=tuple(sorted(features(self.variant).hooks)),
             own_scale=self.variant.branches[0].sm_scale is not None,

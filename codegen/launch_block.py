@@ -86,7 +86,7 @@ LAUNCH_FIELDS: Final = tuple(
             *scalar_fields("sm_scale", "f32"),
             *[(name, "i32") for name in ("batch", "num_heads", "num_kv_heads", "group", "max_qo_len", "max_kv_len")],
             *[(name, "i32") for name in ("q_start", "k_start", "explicit_q_start", "zero")],
-            *[(name, "ptr") for name in ("split_out", "split_state", "merged_out", "merged_state")],
+            *[(name, "ptr") for name in ("split_out", "split_state", "merged_out", "merged_state", "screens")],
             ("split_tokens", "i64"),
             *[(name, "i32") for name in ("num_splits", "split_cols")],
         ]

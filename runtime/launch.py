@@ -110,6 +110,10 @@ class Kernel:
         if manifest.merge is not None:
             merging = Module(on, artifact.cubins["merge"])
             self.merge = merging.function(manifest.entries["merge"].symbol, manifest.merge.smem)
+        self.screen: Any = None
+        if manifest.screen is not None:
+            screening = Module(on, artifact.cubins["screen"])
+            self.screen = screening.function(manifest.entries["screen"].symbol, manifest.screen.smem)
         self.slots = slots(on.index)
         # Blocks that run at once, as the tile table means them to.
         self.resident = on.sms * max(manifest.tile.get("min_blocks", 1), 1)

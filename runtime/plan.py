@@ -105,6 +105,12 @@ class Plan:
         if manifest.launch.persistent:
             self.grid = (min(math.prod(self.grid), kernel.resident), 1, 1)
         self.launches = [(kernel.main, self.grid, manifest.launch)]
+        self.screens: _Array | None = None
+        if manifest.screen is not None:
+            grid = kernel.grid(manifest.screen, words)
+            check_grid(shapes, grid)
+            self.screens = _Array((math.prod(grid) * manifest.screen_bytes // 4,), library.dtypes["f32"], None)
+            self.launches.insert(0, (kernel.screen, grid, manifest.screen))
         if splits.count > 1:
             assert manifest.merge is not None
             grid = kernel.grid(manifest.merge, words)
@@ -162,6 +168,7 @@ class Plan:
         self.at_out, self.at_lse = at("out"), at("lse")
         self.at_split = at("split_out"), at("split_state")
         self.at_merged = at("merged_out"), at("merged_state")
+        self.at_screens = at("screens")
         pointers: list[tuple[int, int]] = []
         repeated: list[tuple[int, int]] = []
         numbers: list[tuple[int, int, bool]] = []
@@ -238,6 +245,7 @@ class Plan:
             split = pointer(acc), pointer(state)
         else:
             split = None
+        screens = None if self.screens is None else self._make(self.screens)
 
         stream = self.library.stream(self.device)
         found = self._lanes.get(stream)
@@ -270,6 +278,8 @@ class Plan:
                     words[self.at_split[0]], words[self.at_split[1]] = split
                     if self.partial and self.splits > 1:
                         words[self.at_merged[0]], words[self.at_merged[1]] = pointer(acc), pointer(state)
+                if screens is not None:
+                    words[self.at_screens] = pointer(screens)
                 for index, place in self.given_pointers:
                     words[place] = pointer(given[index])
                 for index, place, is_float in self.given_numbers:
@@ -296,7 +306,7 @@ class Plan:
         finally:
             if pushed:
                 call(bindings().cuCtxPopCurrent())
-        del keep  # the allocator may reuse it from here on, in the order of the stream
+        del keep, screens  # the allocator may reuse it from here on, in the order of the stream
         return Results(out, lse, acc, state)
 
     def _make(self, wanted: _Array) -> Any:

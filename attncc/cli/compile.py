@@ -27,11 +27,12 @@ SUFFIXES = {
     "ptx": "ptx",
     "cubin": "cubin",
     "merge": "merge.cubin",
+    "screen": "screen.cubin",
     "sass": "sass",
     "manifest": "json",
     "report": "report.json",
 }
-BINARY = ("cubin", "merge")
+BINARY = ("cubin", "merge", "screen")
 FRONT = ("ast", "ir")  # need no kernel family, so they exist for variants that none serves
 DEFAULT_TARGET = "sm_90a"
 
@@ -120,6 +121,8 @@ def command(
                 for kind in kinds
                 if kind not in FRONT
             }
+            if "screen" in kinds and not made["screen"]:
+                raise click.UsageError(f"--emit=screen: no captured tensor decides which tiles {stem} visits")
             if verbose and "cuda" not in kinds:
                 _say_made(result)
     return _write(kinds, output, stem, made)

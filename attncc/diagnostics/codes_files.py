@@ -22,7 +22,7 @@ operation is unknown, or a line ends too early. `attncc check --print-ir` prints
     "A0910": Entry(
         "no kernel there",
         """
-A compiled kernel is a folder with `manifest.json` and a cubin for each entry, `main.cubin` and `merge.cubin`.
+A compiled kernel is a folder with `manifest.json` and a cubin for each entry: `main.cubin`, `merge.cubin`.
 """,
     ),
     "A0911": Entry(

@@ -169,6 +169,7 @@ struct Facts {
   VectorHook query, key, value, output;
   bool key_reads;  // read_key() exists, and key() takes what it read
   bool has_screen;  // screen() and what it takes exist
+  bool screen_per_head;  // ... and differ from one KV head to the next
   bool key_in_mask_only;  // logits() and weight() do not read Key: a full tile needs none
 };
 
@@ -285,6 +286,7 @@ struct Launch {
   float* split_state;   // [num_splits, split_tokens, num_heads, 2]
   float* merged_out;    // null: `merge` writes out; else it leaves a state: [split_tokens, num_heads, head_dim_v]
   float* merged_state;  // [split_tokens, num_heads, 2]
+  void* screens;  // where the entry `screen` leaves what `main` visits: device/screen.cuh
   i64 split_tokens;
   int num_splits;  // 0 means 1; the grid of `main` is num_splits times as wide
   int split_cols;  // columns a split covers, a multiple of the tile width

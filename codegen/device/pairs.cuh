@@ -20,10 +20,32 @@ __device__ __forceinline__ RowAt unpack_row(const Work& work, int i) {
   return {row, work.h0 + packed - row * work.pack};
 }
 
+// Row tile `tile` of a request, padded or ragged, against all of its columns. nrows <= 0: nothing to do, the request is
+// shorter than the longest. heads: the KV head's query heads that are packed together, from h0 on.
+__device__ __forceinline__ Work row_tile(const Launch& launch, int rows, int tile, int hk, int b, int h0, int heads) {
+  Work work{};
+  work.geometry = geometry(launch, b);
+  const Geometry& g = work.geometry;
+  work.b = b;
+  work.hk = hk;
+  work.h0 = h0;
+  work.pack = heads;
+  work.row0 = tile * rows;
+  const int left = g.qo_len * heads - work.row0;
+  work.nrows = left < rows ? left : rows;
+  work.ncols = g.kv_len;
+  return work;
+}
+
 // A tile's values of row - col: `deltas` of them for each head of the table, the head of packed row i being i % heads.
 // They are staged like keys. A table for each head is kept for groups of kDiagonalHeads at most; of a larger group, a
 // tile packs one head.
 constexpr int kDiagonalHeads = 8;
+
+template <class Variant>
+__device__ __forceinline__ bool packs_group(const Launch& launch) {
+  return !(Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) || launch.group <= kDiagonalHeads;
+}
 
 template <class Config, class Variant, bool Has = Variant::facts.has_diagonal>
 struct Diagonals {

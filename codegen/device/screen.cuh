@@ -1,15 +1,12 @@
 // Which tiles of one work item hold no pair, and which hold every pair, where the mask depends on captured tensors and
 // `ranges` cannot know: bounds of the item's rows against bounds of every chunk of columns (Variant::screen), a bit each.
-// Owns the bitmaps and the walk over them; it may not know any family's tile or fragment. The warp-wide part compiles
-// where kernels do, the rest is plain C++: tested on the host against brute force.
+// Owns the bitmaps, where they lie and the walk over them; who makes them is families/screen.cuh. It may not know any
+// family's fragment. Plain C++: tested on the host against brute force.
 #pragma once
 #include "device/interval.cuh"
+#include "device/pairs.cuh"
 #include "device/tiles.cuh"
 #include "device/views.cuh"
-
-#ifdef ATTNCC_EMULATOR
-#include ATTNCC_EMULATOR
-#endif
 
 namespace attncc {
 
@@ -86,8 +83,8 @@ struct ScreenedTiles {
   int cursor, col_end;
   int full_end = 0;  // tiles from the cursor on that end here or before are full: they are found without a look
 
-  __device__ __forceinline__ ScreenedTiles(const TileBitmap<Words>* bitmap, int col_end)
-      : bitmap(bitmap), cursor(bitmap->first), col_end(col_end) {}
+  __device__ __forceinline__ ScreenedTiles(const TileBitmap<Words>* bitmap, int begin, int col_end)
+      : bitmap(bitmap), cursor(begin < bitmap->first ? bitmap->first : begin), col_end(col_end) {}
 
   __device__ __forceinline__ bool next(TileSpan& tile) {
     if (cursor + TileCols > full_end && !seek()) return false;
@@ -166,107 +163,39 @@ __device__ __forceinline__ Interval<bool> ranged(const Range (&ranges)[NumRanges
   return {reached && proven, reached};
 }
 
-#ifdef ATTNCC_KERNELS
+using ScreenBitmap = TileBitmap<kBitmapWords>;
 
-struct FromLane {  // the bounds of the lane at a distance
-  int distance;
+// Where the bitmap of a row tile lies in launch.screens: [batch, num_kv_heads or 1, row tiles]. The splits of a tile's
+// columns share it, and so do the KV heads where the mask is the same for all of them.
+template <class Config, class Variant>
+struct Screens {
+  const Launch& launch;
+  bool packed;  // a tile packs the group's heads; else one, and a head's tiles follow those of the head before
 
-  template <class T>
-  __device__ __forceinline__ void operator()(Interval<T>& x) const {
-    x = {T(__shfl_xor_sync(0xffffffffu, x.lo, distance)), T(__shfl_xor_sync(0xffffffffu, x.hi, distance))};
+  __device__ __forceinline__ explicit Screens(const Launch& launch)
+      : launch(launch), packed(packs_group<Variant>(launch)) {}
+
+  __device__ __forceinline__ int head_tiles() const {
+    return (launch.max_qo_len * (packed ? launch.group : 1) + Config::block_m - 1) / Config::block_m;
+  }
+  __device__ __forceinline__ int tiles() const { return head_tiles() * (packed ? 1 : launch.group); }
+  __device__ __forceinline__ ScreenBitmap* at(const Work& work) const {
+    const int head = packed ? 0 : work.h0 - work.hk * launch.group;
+    const int heads = Variant::facts.screen_per_head ? launch.num_kv_heads : 1;
+    const i64 of_head = i64(work.b) * heads + (Variant::facts.screen_per_head ? work.hk : 0);
+    return static_cast<ScreenBitmap*>(launch.screens) +
+           (of_head * tiles() + head * head_tiles() + unsigned(work.row0) / unsigned(Config::block_m));
   }
 };
 
-#endif  // ATTNCC_KERNELS
-
 template <>
 struct TilesOf<true> {
-  using Bitmap = TileBitmap<kBitmapWords>;
-
   template <int TileCols, int NumRanges, int Words>
   __device__ __forceinline__ static ScreenedTiles<TileCols, Words> walk(const Range (&)[NumRanges],
-                                                                        const TileBitmap<Words>& bitmap, int, int end) {
-    return ScreenedTiles<TileCols, Words>(&bitmap, end);
+                                                                        const TileBitmap<Words>* bitmap, int begin,
+                                                                        int end) {
+    return ScreenedTiles<TileCols, Words>(bitmap, begin, end);
   }
-
-#ifdef ATTNCC_KERNELS
-  // Fills the bitmap of an item: columns [begin, end) against rows [row_lo, row_hi), packed into NumRows. `Staged` is what
-  // the family keeps in shared memory, a Bitmap with `item`, `rows`, `row_at` (row, h) and `ranges`. Every thread of the CTA
-  // calls it; on entry all but the bitmap is there for all of them, that is clear, and the bitmap is after the next barrier. Out of line,
-  // with few enough arguments for registers: it leaves those of a family's loop alone.
-  template <class Variant, int NumRows, int Threads, class Staged>
-  static __device__ __attribute__((noinline)) void fill(Staged& staged, const typename Variant::Params& params, int row_lo,
-                                                        int row_hi, int begin, int end) {
-    Bitmap& bitmap = staged;
-    const typename Variant::Item item = reinterpret_cast<const typename Variant::Item&>(staged.item);
-    const auto* rows = reinterpret_cast<const typename Variant::Row*>(staged.rows);
-    const int lane = int(threadIdx.x) & 31;
-    // Each warp by itself: 32 rows at a time, then a butterfly.
-    const auto at = [&](int i) {
-      const int last = i < NumRows ? i : NumRows - 1;
-      return Variant::row_bounds(params, item, rows[last], staged.row_at[last].row, staged.row_at[last].h);
-    };
-    auto bounds = at(lane);
-#pragma unroll
-    for (int i = 32; i < NumRows; i += 32) bounds.merge(at(i + lane));
-#pragma unroll 1
-    for (int distance = 16; distance > 0; distance /= 2) {
-      auto other = bounds;
-      other.each(FromLane{distance});
-      bounds.merge(other);
-    }
-    const BitmapPlace place = cover_ranges<kBitmapWords>(staged.ranges, begin, end);
-    if (threadIdx.x == 0) static_cast<BitmapPlace&>(bitmap) = place;
-    // A warp to a word. Four lanes share a chunk's columns, so that what they read together lies together: eight chunks a
-    // turn, and of the four lanes with a chunk of turn t the t-th keeps what they found.
-    const int mine = (lane & 3) * 8 + (lane >> 2), share = 1 << (place.shift - 2);
-#pragma unroll 1
-    for (int word = int(threadIdx.x) >> 5; word < place.words; word += Threads / 32) {
-      Box box{row_lo, row_hi, place.col(word * 32 + mine), place.col(word * 32 + mine + 1)};
-      if (box.col_hi > end) box.col_hi = end;
-      Interval<bool> found = ranged(staged.ranges, box);
-      const bool open = found.hi && !found.lo;
-      typename Variant::KeyBounds keys;
-      keys.each(Forget());
-      if (__ballot_sync(0xffffffffu, open)) {
-        typename Variant::KeyBounds part[4];
-#pragma unroll
-        for (int turn = 0; turn < 4; ++turn) part[turn].each(Forget());
-#pragma unroll 1
-        for (int j = 0; j < share; j += 4) {
-#pragma unroll
-          for (int turn = 0; turn < 4; ++turn) {
-            const int col = place.col(word * 32 + turn * 8 + (lane >> 2)) + (lane & 3) * share + j;
-            part[turn].merge(Variant::key_bounds(params, item, col, end - 1));
-          }
-        }
-#pragma unroll
-        for (int distance = 1; distance < 4; distance *= 2) {
-#pragma unroll
-          for (int turn = 0; turn < 4; ++turn) {
-            auto other = part[turn];
-            other.each(FromLane{distance});
-            part[turn].merge(other);
-          }
-        }
-#pragma unroll
-        for (int turn = 0; turn < 4; ++turn)
-          if ((lane & 3) == turn) keys = part[turn];
-      }
-      if (open) found = Variant::screen(params, item, bounds, keys, box);
-      const int bits = __shfl_sync(0xffffffffu, int(found.lo) * 2 + int(found.hi), (lane & 7) * 4 + (lane >> 3));
-      const unsigned may = __ballot_sync(0xffffffffu, bits & 1), all = __ballot_sync(0xffffffffu, bits & 2);
-      if (lane == 0) {
-        bitmap.may[word] = may;
-        bitmap.all[word] = all;
-        if (may != 0) {
-          atomicMin(&bitmap.begin, word);
-          atomicMax(&bitmap.end, word + 1);
-        }
-      }
-    }
-  }
-#endif  // ATTNCC_KERNELS
 };
 
 }  // namespace attncc

@@ -67,20 +67,30 @@ struct TileIterator {
   }
 };
 
-// Where an item's tiles come from. Screened: from a bitmap in shared memory, which device/screen.cuh specialises; a variant
-// that has a screen includes it.
+// Where an item's tiles come from. Screened: from a bitmap in device memory, which device/screen.cuh specialises; a
+// variant that has a screen includes it.
 template <bool Screened>
 struct TilesOf;
 
 template <>
 struct TilesOf<false> {
-  struct Bitmap {};
-
   template <int TileCols, int NumRanges>
   __device__ __forceinline__ static TileIterator<TileCols, NumRanges, 1> walk(const Range (&ranges)[NumRanges],
-                                                                              const Bitmap&, int begin, int end) {
+                                                                              const void*, int begin, int end) {
     return TileIterator<TileCols, NumRanges, 1>(ranges, begin, end);
   }
 };
+
+template <class Config, class Variant>
+struct Screens;
+
+// The bitmap of an item's row tile, where the variant has a screen.
+template <class Config, class Variant>
+__device__ __forceinline__ auto screen_of(const Launch& launch, const Work& work) {
+  if constexpr (Variant::facts.has_screen)
+    return Screens<Config, Variant>(launch).at(work);
+  else
+    return static_cast<const void*>(nullptr);
+}
 
 }  // namespace attncc

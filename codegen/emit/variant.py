@@ -55,19 +55,27 @@ _RANGE_INPUTS = {
 
 
 @dataclass(frozen=True)
+class Screening:
+    """A Variant's screen: whether it differs by KV head, and whether tiles may hold one query head each."""
+
+    per_head: bool
+    unpacked: bool
+
+
+@dataclass(frozen=True)
 class VariantSource:
-    """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``; ``screened``: the
-    Variant has a screen."""
+    """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``; ``screen``: the launch
+    rule's terms of a Variant that has one."""
 
     text: Text
     block: Block
-    screened: bool
+    screen: Screening | None
 
 
 def emit_variant(variant: Variant) -> VariantSource:
     """The C++ of a canonical variant whose hooks are within hooks.SERVES."""
     writer = _Writer(variant)
-    return VariantSource(writer.write(), writer.block, writer.hooks.screen is not None)
+    return VariantSource(writer.write(), writer.block, writer.screening)
 
 
 class _Writer:
@@ -136,10 +144,11 @@ class _Writer:
             (shortest(self.logit_bound) + "f", "logit_bound"),
             (true[hooks.weight is not None], "has_weight"),
             (true[bool(self.plan.diagonal)], "has_diagonal"),
-            (true[any("h" in axes(member.expr) for member in self.plan.diagonal)], "diagonal_per_head"),
+            (true[self.diagonal_per_head], "diagonal_per_head"),
             *((vector(name), f"{'output' if name == 'out' else name} (present, sums)") for name in LENGTHS),
             (true[bool(self.key_reads)], "key_reads"),
             (true[hooks.screen is not None], "has_screen"),
+            (true[self.screen_per_head], "screen_per_head"),
             (true[self.key_in_mask_only], "key_in_mask_only"),
         ]
         while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
@@ -150,10 +159,23 @@ class _Writer:
         self.out.add("};")
 
     @property
+    def screen_per_head(self) -> bool:
+        mask = self.hooks.mask
+        return self.hooks.screen is not None and mask is not None and not axes(mask).isdisjoint(("h", "hk"))
+
+    @property
     def key_in_mask_only(self) -> bool:
         scores = [expr for expr in (self.hooks.logits, self.hooks.weight) if expr is not None]
         read = set(walk(*scores)) if scores else set()
         return bool(self.plan.key) and not any(member.expr in read for member in self.plan.key)
+
+    @property
+    def diagonal_per_head(self) -> bool:
+        return any("h" in axes(member.expr) for member in self.plan.diagonal)
+
+    @property
+    def screening(self) -> Screening | None:
+        return None if self.hooks.screen is None else Screening(self.screen_per_head, self.diagonal_per_head)
 
     @property
     def num_ranges(self) -> int:

@@ -46,7 +46,7 @@ struct SharedLayout {
 // NVVM's minimal level ptxas leaves the alignment that tiles need out of account. Raw bytes where an Item, Row, Key or
 // Diagonal may have constructors.
 template <class Config, class Variant>
-struct alignas(128) Staged : TilesOf<Variant::facts.has_screen>::Bitmap {
+struct alignas(128) Staged {
   static constexpr Facts facts = Variant::facts;
   static constexpr int keys_count = facts.has_key ? Config::stages * Config::block_n : 1;
   static constexpr int diagonals_count = facts.has_diagonal ? Config::stages * Diagonals<Config, Variant>::capacity : 1;
@@ -190,7 +190,6 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   } else if (threadIdx.x == Config::threads / 2 + 4) {
     source.b = work.b;
     source.slot = work.slot;
-    if constexpr (facts.has_screen) staged.clear();
     source.nrows = work.nrows;
     source.qo_base = g.qo_base;
     source.k_stride = 2 * launch.k_stride.token;
@@ -234,14 +233,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
       rows[i] = Variant::row(params, item, at.row, at.h);
     }
   };
-  if constexpr (facts.has_screen) {
-    make_rows();
-    __syncthreads();
-    Tiles::template fill<Variant, block_m, Config::threads>(staged, params, row_lo, row_hi, work.col0, col_end);
-    __syncthreads();
-  }
   // Tiles begin where the columns do: a window's first tile is as full as its last.
-  auto tiles = Tiles::template walk<block_n>(ranges, staged, work.col0, col_end);
+  auto tiles = Tiles::template walk<block_n>(ranges, screen_of<Config, Variant>(launch, work), work.col0, col_end);
   TileSpan spans[stages - 1];  // of the tiles on their way, the oldest first; col < 0 after the last
   // A tile's keys are made in two steps, a thread its own column's: `read` is asked for when the tile is, and the key is
   // made of it once products have hidden the latency, before the next barrier.
@@ -275,7 +268,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     spans[stage] = produce(stage, read);
     store_key(stage, spans[stage], read);
   }
-  if constexpr (!facts.has_screen) make_rows();  // read in the loop, after its first barrier
+  make_rows();  // read in the loop, after its first barrier
 
   // ---- consumer side -----------------------------------------------------------------------------------------------
   const Scores scores(threadIdx.x);
@@ -563,22 +556,11 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   }
 }
 
-// A row tile of a request, padded or ragged, against split `slot` of its columns. nrows <= 0: nothing to do, the request
-// is shorter than the longest. heads: the KV head's query heads that are packed together, from h0 on.
+// A row tile against split `slot` of its columns.
 template <class Config>
 __device__ __forceinline__ Work block_work(const Launch& launch, int tile, int slot, int hk, int b, int h0, int heads) {
-  Work work{};
-  work.geometry = geometry(launch, b);
-  const Geometry& g = work.geometry;
-  work.b = b;
-  work.hk = hk;
-  work.h0 = h0;
-  work.pack = heads;
+  Work work = row_tile(launch, Config::block_m, tile, hk, b, h0, heads);
   work.slot = slot;
-  work.row0 = tile * Config::block_m;
-  const int left = g.qo_len * heads - work.row0;
-  work.nrows = left < Config::block_m ? left : Config::block_m;
-  work.ncols = g.kv_len;
   if (launch.num_splits > 1) {
     work.col0 = slot * launch.split_cols;
     work.ncols = launch.split_cols;
@@ -595,7 +577,7 @@ __device__ __forceinline__ bool run_head_items(const typename Variant::Params& p
   const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
   const int tiles = int(gridDim.x) / splits, slot = int(blockIdx.x) / tiles;
   const int i = (round + 1) * tiles - 1 - (int(blockIdx.x) - slot * tiles), hk = blockIdx.y, b = blockIdx.z;
-  const bool packed = launch.group <= kDiagonalHeads;
+  const bool packed = packs_group<Variant>(launch);
   const int per_head = packed ? tiles : (launch.max_qo_len + Config::block_m - 1) / Config::block_m;
   if (i >= per_head * (packed ? 1 : launch.group)) return false;
   const int head = i / per_head;

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from attncc.codegen.families import merge
+from attncc.codegen.families import entries
 
 Dtype = Literal["f16", "bf16"]
 Accuracy = Literal["fast", "close", "exact"]
 
-ENTRIES: Final = {"main": "attncc_main", **merge.ENTRIES}
 HEADER: Final = "families/mma_sm80.cuh"
 
 # The hooks that a variant may write and this family runs. LSE and sm_scale belong to every softmax.
@@ -247,10 +246,10 @@ def render_config(config: Config) -> str:
 
 
 def render_wrapper() -> str:
-    """The entry points of the generated text; ``Params`` and ``Variant`` are defined above them."""
-    return merge.render_wrappers(
+    """The entry point of the generated text; ``Params`` and ``Variant`` are defined above it."""
+    return (
         'extern "C" __global__ void __launch_bounds__(Config::threads, Config::min_blocks)\n'
-        f"{ENTRIES['main']}(const Params* __restrict__ params) {{\n"
+        f"{entries.SYMBOLS['main']}(const Params* __restrict__ params) {{\n"
         "  extern __shared__ __align__(128) char smem[];\n"
         "  attncc::mma_sm80::run_block<Config, Variant>(*params, smem);\n"
         "}\n"

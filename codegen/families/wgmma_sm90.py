@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from attncc.codegen.families import merge, wgmma_products
+from attncc.codegen.families import entries, wgmma_products
 from attncc.codegen.families.mma_sm80 import Accuracy, Dtype, Features, accuracy_of
 
-ENTRIES: Final = {"main": "attncc_main", **merge.ENTRIES}
 HEADER: Final = "families/wgmma_sm90.cuh"
 
 # The hooks that a variant may write and this family runs. LSE and sm_scale belong to every softmax. Vectors are
@@ -211,12 +210,12 @@ def render_config(config: Config) -> str:
 
 
 def render_wrapper() -> str:
-    """The entry points of the generated text; ``Params`` and ``Variant`` are defined above them."""
-    return merge.render_wrappers(
+    """The entry point of the generated text; ``Params`` and ``Variant`` are defined above it."""
+    return (
         "// The parameter block: Params, then the TMA descriptors of K and V at the next multiple of 64 bytes.\n"
         "struct Block {\n  Params params;\n  attncc::TensorMap k, v;\n};\n\n"
         'extern "C" __global__ void __launch_bounds__(Config::threads, 1)\n'
-        f"{ENTRIES['main']}(const Block* __restrict__ block) {{\n"
+        f"{entries.SYMBOLS['main']}(const Block* __restrict__ block) {{\n"
         "  extern __shared__ __align__(1024) char smem[];\n"
         "  attncc::wgmma_sm90::run_block<Config, Variant>(block->params, &block->k, &block->v, smem);\n"
         "}\n"

@@ -7,6 +7,7 @@ import pytest
 
 from attncc.codegen.emit.source import emit_kernel
 from attncc.codegen.families import mma_sm80
+from attncc.codegen.families.entries import SYMBOLS
 from attncc.codegen.nvrtc import compile_cuda
 from attncc.ir.nodes import Variant
 from attncc.ir.verify import verify
@@ -54,5 +55,5 @@ def test_random_variants_compile(fuzz_full: bool) -> None:
         unexpected = [text for text in compiled.warnings if not any(code in text for code in TRUE_OF_THE_FORMULA)]
         if unexpected:
             warned[index] = unexpected
-        assert mma_sm80.ENTRIES["main"] in compiled.resources
+        assert SYMBOLS["main"] in compiled.resources
     assert not warned

@@ -24,6 +24,7 @@ import cupy  # noqa: E402
 import torch  # noqa: E402
 
 from attncc.codegen.families import merge, mma_sm80  # noqa: E402
+from attncc.codegen.families.entries import SYMBOLS  # noqa: E402
 from attncc.codegen.launch_block import LAUNCH_FIELDS, place  # noqa: E402
 from tests.unit import mma_sm80_reference as meaning  # noqa: E402
 from tests.unit import mma_sm80_variants as variants  # noqa: E402
@@ -85,9 +86,9 @@ class Kernel:
             code=variants.source(name, config), backend="nvrtc", options=("-std=c++17", f"-I{ROOT / 'codegen'}")
         )
         self.config = config
-        self.main = module.get_function(mma_sm80.ENTRIES["main"])
+        self.main = module.get_function(SYMBOLS["main"])
         self.main.max_dynamic_shared_size_bytes = config.smem_bytes
-        self.finish = module.get_function(mma_sm80.ENTRIES["merge"])
+        self.finish = module.get_function(SYMBOLS["merge"])
 
     def launch(
         self, params: torch.Tensor, max_qo_len: int, group: int, kv_heads: int, batch: int, splits: int = 0

@@ -28,6 +28,7 @@ import torch  # noqa: E402
 from cuda.bindings import driver  # noqa: E402
 
 from attncc.codegen.families import merge, wgmma_sm90  # noqa: E402
+from attncc.codegen.families.entries import SYMBOLS  # noqa: E402
 from attncc.codegen.nvrtc import compile_cuda  # noqa: E402
 from tests.gpu import mma_sm80_standalone as common  # noqa: E402
 from tests.unit import mma_sm80_variants as variants  # noqa: E402
@@ -98,8 +99,8 @@ class Kernel:
         made = compile_cuda(variants.source(name, config, wgmma_sm90), arch="sm_90a")
         self.seconds, self.warnings = made.seconds, made.warnings
         self.module = check(driver.cuModuleLoadData(made.cubin))
-        self.main = check(driver.cuModuleGetFunction(self.module, wgmma_sm90.ENTRIES["main"].encode()))
-        self.finish = check(driver.cuModuleGetFunction(self.module, wgmma_sm90.ENTRIES["merge"].encode()))
+        self.main = check(driver.cuModuleGetFunction(self.module, SYMBOLS["main"].encode()))
+        self.finish = check(driver.cuModuleGetFunction(self.module, SYMBOLS["merge"].encode()))
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         check(driver.cuFuncSetAttribute(self.main, attribute, config.smem_bytes))
 

@@ -11,6 +11,7 @@ from attncc.cache import Cache
 from attncc.codegen.compile import compile_kernel, stages
 from attncc.codegen.emit.source import emit_kernel
 from attncc.codegen.families import mma_sm80
+from attncc.codegen.families.entries import SYMBOLS
 from attncc.codegen.nvrtc import compile_cuda
 from attncc.codegen.select import KernelSpec, choose, features
 from attncc.ir.nodes import Variant
@@ -42,8 +43,8 @@ def test_everything_served_compiles_without_spills(arch: str) -> None:
     for place, variant in variants:
         config = choose(variant, KernelSpec(arch=arch, dtype="bf16", head_dim=128, family="mma_sm80")).config
         source = emit_kernel(variant, mma_sm80, config)
-        compiled = compile_kernel(source, mma_sm80, config, arch)["main"]
-        used = compiled.resources[mma_sm80.ENTRIES["main"]]
+        compiled = compile_kernel(source, config, arch)["main"]
+        used = compiled.resources[SYMBOLS["main"]]
         # A stack alone is the math library's: sine and cosine of arguments beyond 1e5 keep 32 bytes there.
         if used.spill_loads or used.spill_stores or compiled.warnings:
             wrong[place] = (used, compiled.warnings)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from attncc.codegen.emit.hooks import kernel_hooks
-from attncc.codegen.emit.source import HEADERS, SCREEN_HEADER, assemble
+from attncc.codegen.emit.source import HEADERS, assemble
 from attncc.codegen.emit.variant import VariantSource, emit_variant
+from attncc.codegen.families.screen import HEADER as SCREEN_HEADER
 from attncc.codegen.launch_block import LAUNCH_FIELDS
 from attncc.ir.nodes import Variant
 from attncc.reference.call import Call
@@ -124,7 +125,7 @@ static int {ns}_screened_by(const {ns}::Params& params, const attncc::Work& work
     }}
     if (bitmap.may[word]) bitmap.begin = word < bitmap.begin ? word : bitmap.begin, bitmap.end = word + 1;
   }}
-  auto tiles = attncc::TilesOf<true>::walk<TileCols>(ranges, bitmap, begin, end);
+  auto tiles = attncc::TilesOf<true>::walk<TileCols>(ranges, &bitmap, begin, end);
   attncc::TileSpan tile;
   int count = 0;
   for (; tiles.next(tile); ++count) *out++ = tile.col, *out++ = tile.partial;
@@ -254,7 +255,7 @@ class Emitted:
 
     @property
     def has_screen(self) -> bool:
-        return self.source.screened
+        return self.source.screen is not None
 
     def screened(
         self,
@@ -286,7 +287,7 @@ def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int
     for index, variant in enumerate(variants):
         namespace, source = f"v{index}", emit_variant(variant)
         config = CONFIG.format(head_dim=head_dim, head_dim_v=head_dim)
-        text = assemble(variant, source, "", config, "").plain
+        text = assemble(variant, source, "", config, {}).plain
         body = text.replace("::Params;", f"::{namespace}::Params;").replace("#include", "// #include")
         weighted = variant.branches[0].weight is not None
         calls = {"pair": "weight" if weighted else "logits"}
@@ -300,7 +301,7 @@ def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int
         offsets = "".join(f"*out++ = offsetof({namespace}::Params, {f.member});" for f in source.block.fields)
         parts += [f"namespace {namespace} {{\n{body}}}\n", _CALLS.format(ns=namespace, offsets=offsets, **calls)]
         parts.append(_vector_calls(namespace, variant))
-        if source.screened:
+        if source.screen is not None:
             parts.append(_SCREEN.format(ns=namespace))
         sources.append(source)
     path = folder / "variants.cpp"

@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from attncc.codegen.families import merge, mma_sm80
+from attncc.codegen.families import merge, mma_sm80, screen
 from attncc.codegen.launch_block import LAUNCH_FIELDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,21 @@ POISON = 1024.0
 LEAD = 2
 
 ENTRY = """
+#include "families/screen.cuh"
 #define EXPORT extern "C" __attribute__((visibility("default")))
+template <class Config, class Variant>
+void screen_items(const typename Variant::Params& params, unsigned tiles, unsigned kv_heads, unsigned batch) {
+  if constexpr (Variant::facts.has_screen)
+    for (unsigned z = 0; z < batch; ++z)
+      for (unsigned y = 0; y < (Variant::facts.screen_per_head ? kv_heads : 1); ++y)
+        for (unsigned x = 0; x < tiles; ++x) {
+          blockIdx = {x, y, z};
+          emulator::run(attncc::screening::kThreads, 0, [&] { attncc::screening::run_block<Config, Variant>(params); });
+        }
+}
+EXPORT void screen(const Params* params, int tiles, int kv_heads, int batch) {
+  screen_items<Config, Variant>(*params, tiles, kv_heads, batch);
+}
 EXPORT long emulate(const Params* params, int tiles, int kv_heads, int batch) {
   long conflicts = 0;
   gridDim = {unsigned(tiles), unsigned(kv_heads), unsigned(batch)};
@@ -166,6 +180,11 @@ class Batch:
 
         put(words)
         tiles = -(-max(self.qo_lens) * (heads // kv_heads) // self.config.block_m) * max(splits, 1)
+        rows, group = max(self.qo_lens), heads // kv_heads
+        most = max(-(-rows * group // self.config.block_m), -(-rows // self.config.block_m) * group)
+        bitmaps = np.full(len(self.qo_lens) * kv_heads * most * screen.BITMAP_BYTES, 0xA5, np.uint8)
+        put({"screens": bitmaps.ctypes.data})
+        library.screen(ctypes.c_void_p(params), most, kv_heads, len(self.qo_lens))
         conflicts = library.emulate(ctypes.c_void_p(params), tiles, kv_heads, len(self.qo_lens))
         assert conflicts == 0, "ldmatrix met bank conflicts"
         if splits:

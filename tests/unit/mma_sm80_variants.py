@@ -6,7 +6,8 @@ Each is the C++ of ``Params`` and ``Variant``. Parameters follow ``launch`` in t
 from collections.abc import Mapping
 from typing import Any, Final
 
-from attncc.codegen.families import mma_sm80
+from attncc.artifact import Role
+from attncc.codegen.families import entries, merge, mma_sm80
 from attncc.codegen.launch_block import scalar_fields, tensor_fields, token_tensor_fields
 
 _PLAIN_LOGITS = """
@@ -423,4 +424,5 @@ def definitions(name: str, config: Any, family: Any = mma_sm80) -> str:
 
 def source(name: str, config: Any, family: Any = mma_sm80) -> str:
     """The whole translation unit for NVRTC; ``config`` is the family's."""
-    return definitions(name, config, family) + family.render_wrapper()
+    wrappers: dict[Role, str] = {"main": family.render_wrapper(), "merge": merge.render_wrapper()}
+    return definitions(name, config, family) + entries.render(wrappers)

@@ -39,9 +39,10 @@ def test_no_flipped_bit_of_the_manifest_passes(bit: int) -> None:
     assert survivor == small()  # only a change that JSON does not see, such as a blank that became a tab
 
 
-@given(st.sampled_from(ROLES), st.integers(0, len(CODE["main"]) * 8 - 1))
+@given(st.sampled_from(ROLES), st.integers(0, 2**20))
 def test_no_flipped_bit_of_a_cubin_passes(role: Role, bit: int) -> None:
     data = bytearray(CODE[role])
+    bit %= 8 * len(data)
     data[bit // 8] ^= 1 << (bit % 8)
     with pytest.raises(ArtifactError, match=cubin_name(role)):
         parse(TEXT, {**CODE, role: bytes(data)}.__getitem__, HERE)

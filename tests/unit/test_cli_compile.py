@@ -42,6 +42,16 @@ def test_every_kind_goes_into_a_folder_by_its_name(
     assert capsys.readouterr().out.count(str(tmp_path)) == len(found)
 
 
+def test_the_other_entries_are_kinds_of_their_own(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compile", tiny, *SHAPE, "--emit=merge", "-o", str(tmp_path / "merge.cubin")]) == OK
+    assert b"attncc_merge" in (tmp_path / "merge.cubin").read_bytes()
+    assert main(["compile", tiny, *SHAPE, "--emit=screen", "-o", str(tmp_path / "screen.cubin")]) == 2
+    assert "no captured tensor decides" in capsys.readouterr().err
+    assert not (tmp_path / "screen.cubin").exists()
+
+
 def test_one_kind_goes_to_a_file_or_to_standard_output(
     tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

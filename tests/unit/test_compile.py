@@ -201,6 +201,15 @@ print(made.cached, *sorted({"cuda", "cupy", "numpy", "torch", "lark"} & {m.parti
     assert run() == ["True"]
 
 
+def test_a_screen_is_an_entry_where_there_is_one() -> None:
+    text = "variant documents(doc: i32[batch, kv_len]) { mask = doc[b, own] == doc[b, col] }"
+    made = compile_variant(variant_of(text), SPEC)
+    assert set(made.cubins) == {"main", "merge", "screen"}
+    assert made.manifest.screen is not None
+    assert made.manifest.screen.grid_of({"max_qo_len": 300, "group": 2, "batch": 3}) == (5, 1, 3)
+    assert made.manifest.screen_bytes == 1044
+
+
 # Stages ------------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from attncc import grammar
 from attncc.codegen.compile import stages
 from attncc.codegen.emit.variant import emit_variant
 from attncc.codegen.families import mma_sm80
+from attncc.codegen.families.entries import SYMBOLS
 from attncc.codegen.nvrtc import compile_cuda
 from attncc.codegen.sass import disassemble, histogram
 from attncc.codegen.select import KernelSpec
@@ -49,9 +50,9 @@ def variant(name: str) -> Variant:
 def counted(name: str, head_dim: int) -> tuple[Counter[str], mma_sm80.Config]:
     made = stages(variant(name), KernelSpec("sm_90a", "bf16", head_dim))
     compiled = compile_cuda(made.source.text, arch="sm_90a", flags=made.choice.config.flags)
-    used = compiled.resources[mma_sm80.ENTRIES["main"]]
+    used = compiled.resources[SYMBOLS["main"]]
     assert (used.spill_stores, used.spill_loads, used.stack) == (0, 0, 0)
-    return histogram(disassemble(compiled.cubin), mma_sm80.ENTRIES["main"]), made.choice.config
+    return histogram(disassemble(compiled.cubin), SYMBOLS["main"]), made.choice.config
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
@@ -79,7 +80,7 @@ def test_nobody_waits_for_keys(name: str) -> None:
     """What a tile's keys read is used long after it was asked for, most of another tile's softmax in between."""
     made = stages(variant(name), KernelSpec("sm_90a", "bf16", 128))
     sass = disassemble(compile_cuda(made.source.text, arch="sm_90a", flags=made.choice.config.flags).cubin)
-    lines = sass[sass.index(f".text.{mma_sm80.ENTRIES['main']}") :].splitlines()
+    lines = sass[sass.index(f".text.{SYMBOLS['main']}") :].splitlines()
     products = [i for i, line in enumerate(lines) if "HMMA" in line][: made.choice.config.mma_per_tile]
     loads = [i for i, line in enumerate(lines) if re.search(r"\bLDG?\.E", line) and i < products[-1]]
     (register,) = re.findall(r"LDG?\.E\S* (R\d+),", lines[loads[-1]])

@@ -8,11 +8,12 @@ import functools
 import pytest
 
 from attncc.codegen.families import merge, mma_sm80
+from attncc.codegen.families.entries import SYMBOLS
 from attncc.codegen.nvrtc import Compiled, compile_cuda
 from attncc.codegen.sass import disassemble, histogram
 from tests.unit import mma_sm80_variants as variants
 
-ENTRY, MERGE = mma_sm80.ENTRIES["main"], mma_sm80.ENTRIES["merge"]
+ENTRY, MERGE = SYMBOLS["main"], SYMBOLS["merge"]
 # What the family calls heavy, of the hand-written variants.
 HEAVY = {"rope": "key", "sigmoid": "weight", "retention": "weight", "normed": "output", "distance": "gather"}
 

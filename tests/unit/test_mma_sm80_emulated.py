@@ -205,7 +205,7 @@ def test_logits_proven_small_need_no_running_maximum(tmp_path: Path, dtype: mma_
 def check_generated(tmp_path: Path, name: str, variant: Variant, config: mma_sm80.Config) -> None:
     """Runs a variant on a padded batch, and on a ragged one in three splits, and compares with float64."""
     source = emit_variant(variant)
-    text = assemble(variant, source, mma_sm80.HEADER, mma_sm80.render_config(config), "").plain
+    text = assemble(variant, source, mma_sm80.HEADER, mma_sm80.render_config(config), {}).plain
     library = emulated.build(tmp_path, name, text, generated=True)
     padded = emit_cases.random_case(variant, 1, SIZES)
     for case, splits in ((padded, 0), (emit_cases.ragged(padded), 3)):
@@ -260,7 +260,7 @@ def test_documents_are_computed_however_many_tiles_are_skipped(tmp_path: Path, k
     variant, config = EXAMPLES["documents"], dataclasses.replace(SMALL, accuracy="exact")
     source = emit_variant(variant)
     assert "has_screen */ true" in source.text.render()
-    text = assemble(variant, source, mma_sm80.HEADER, mma_sm80.render_config(config), "").plain
+    text = assemble(variant, source, mma_sm80.HEADER, mma_sm80.render_config(config), {}).plain
     library = emulated.build(tmp_path, "documents", text, generated=True)
     sizes = dataclasses.replace(SIZES, batch=1, num_heads=2, num_kv_heads=1, qo_len=70, kv_len=kv_len)
     case = emit_cases.random_case(variant, 1, sizes, starts=False)

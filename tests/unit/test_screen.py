@@ -300,7 +300,7 @@ extern "C" int walk(int first, int shift, int words, const unsigned* may, const 
   bitmap.begin = 0, bitmap.end = words;
   for (int i = 0; i < words; ++i) bitmap.may[i] = may[i], bitmap.all[i] = all[i];
   const Range none[1] = {{0, 0, 1}};
-  auto tiles = TilesOf<true>::walk<48>(none, bitmap, first, end);
+  auto tiles = TilesOf<true>::walk<48>(none, &bitmap, first, end);
   TileSpan tile;
   int count = 0;
   for (; tiles.next(tile); ++count) *out++ = tile.col, *out++ = tile.partial;

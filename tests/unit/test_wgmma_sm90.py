@@ -8,11 +8,12 @@ import functools
 import pytest
 
 from attncc.codegen.families import mma_sm80, wgmma_products, wgmma_sm90
+from attncc.codegen.families.entries import SYMBOLS
 from attncc.codegen.nvrtc import Compiled, compile_cuda
 from attncc.codegen.sass import disassemble, histogram
 from tests.unit import mma_sm80_variants as variants
 
-ENTRY = wgmma_sm90.ENTRIES["main"]
+ENTRY = SYMBOLS["main"]
 NAMES = tuple(name for name in variants.NAMES if name not in ("rope", "normed"))
 
 

@@ -1,9 +1,9 @@
 struct Params {
   attncc::Launch launch;
-  attncc::Scalar<float> softcap;  // param softcap: f32, byte 312
-  attncc::Scalar<int> window;  // param window: i32, byte 328
+  attncc::Scalar<float> softcap;  // param softcap: f32, byte 320
+  attncc::Scalar<int> window;  // param window: i32, byte 336
 };
-static_assert(sizeof(Params) == 344, "the host fills the block by the offsets above");
+static_assert(sizeof(Params) == 352, "the host fills the block by the offsets above");
 
 struct Variant {
   using Params = ::Params;

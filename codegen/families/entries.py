@@ -1,0 +1,26 @@
+"""The entries of a kernel's text: ``main``, and beside it ``merge`` and ``screen``. Owns their symbols.
+
+Each can be compiled alone, so that a machine does them at once. Knows no family.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from attncc.artifact import ROLES, Role
+
+SYMBOLS: Final[Mapping[Role, str]] = {role: f"attncc_{role}" for role in ROLES}
+_MACRO: Final = "ONLY_ENTRY"  # the place of the only entry wanted, from 1
+
+
+def alone(role: Role) -> str:
+    """The flag with which NVRTC sees no other entry."""
+    return f"--define-macro={_MACRO}={ROLES.index(role) + 1}"
+
+
+def render(wrappers: Mapping[Role, str]) -> str:
+    """The wrappers as one text, each of which stands where it is wanted alone or nothing is said."""
+    parts = [
+        f"#if !defined({_MACRO}) || {_MACRO} == {ROLES.index(role) + 1}\n{text}#endif\n"
+        for role, text in wrappers.items()
+    ]
+    return "\n".join(parts)
