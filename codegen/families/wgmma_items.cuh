@@ -84,9 +84,7 @@ struct Items {
   bool folded;
 
   // Whether a tile packs the group's heads; else it has one, as tables kept by head hold so many.
-  __device__ __forceinline__ bool packed() const {
-    return !(Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) || launch.group <= kDiagonalHeads;
-  }
+  __device__ __forceinline__ bool packed() const { return packs_group<Variant>(launch); }
 
   __device__ __forceinline__ explicit Items(const Launch& launch, unsigned blocks) : launch(launch), blocks(blocks) {
     row_tiles = packed() ? unsigned(launch.max_qo_len * launch.group + Config::block_m - 1) / Config::block_m
@@ -144,14 +142,25 @@ struct Items {
   }
 };
 
-// The tiles of an item, one at least: where no range holds a column, that of the columns from the end on, all masked.
+// The tiles that an item's ranges reach; of those, where the variant has a screen, what captured data leave.
+template <class Config, class Variant>
+__device__ __forceinline__ auto reached_tiles(const Launch& launch, const ItemSlot<Config, Variant>& slot) {
+  constexpr Facts facts = Variant::facts;
+  if constexpr (facts.has_screen)
+    return TilesOf<facts.has_screen>::template walk<Config::block_n>(
+        slot.ranges, screen_of<Config, Variant>(launch, slot.work), slot.work.col0, slot.col_end);
+  else
+    return TileIterator<Config::block_n, facts.num_ranges>(slot.ranges, slot.work.col0, slot.col_end);
+}
+
+// The tiles of an item, one at least: where there is none, that of the columns from the end on, all masked.
 template <class Config, class Variant>
 struct ItemTiles {
-  TileIterator<Config::block_n, Variant::facts.num_ranges> tiles;
+  decltype(reached_tiles<Config, Variant>(Launch(), ItemSlot<Config, Variant>())) tiles;
   bool any = false;
 
-  __device__ __forceinline__ explicit ItemTiles(const ItemSlot<Config, Variant>& slot)
-      : tiles(slot.ranges, slot.work.col0, slot.col_end) {}
+  __device__ __forceinline__ ItemTiles(const Launch& launch, const ItemSlot<Config, Variant>& slot)
+      : tiles(reached_tiles(launch, slot)) {}
 
   __device__ __forceinline__ bool next(TileSpan& span) {
     bool found = tiles.next(span);

@@ -68,7 +68,7 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
     const int b = ragged ? 0 : slot.work.b;
     // The copy engine itself writes zeros past a padded tensor's end.
     const bool clipped = !ragged && col_end == launch.max_kv_len;
-    ItemTiles<Config, Variant> tiles(slot);
+    ItemTiles<Config, Variant> tiles(launch, slot);
     TileSpan span{}, following{};
     if (!stop) tiles.next(span);
     bool more = true;
@@ -164,7 +164,7 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
   using Diagonal = typename Shared<Config, Variant>::Diagonal;
   const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
   const int last = slot.work.geometry.kv_len - 1;
-  ItemTiles<Config, Variant> tiles(slot);
+  ItemTiles<Config, Variant> tiles(params.launch, slot);
   TileSpan span;
 #pragma unroll 1
   while (tiles.next(span)) {
@@ -215,6 +215,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
       const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
       wait<Config::checked>(shared_address(&shared.slot_empty[slots.stage]), slots.parity ^ 1);
       slot.stop = 1;
+      slot.work = Work{};  // the end is walked, too, as an item without tiles: its screen is one that exists
 #pragma unroll 1
       while (wave < items.waves && slot.stop) {
         const Work work = items.work(wave++, block);

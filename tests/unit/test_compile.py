@@ -272,7 +272,9 @@ def test_a_family_taken_by_name_only_is_passed_over_with_its_reason(monkeypatch:
     assert choose(variant, replace(SPEC, family="wgmma_sm90")).family == "wgmma_sm90"
 
 
-def test_a_mask_by_captured_data_goes_to_a_family_that_skips_its_tiles() -> None:
+def test_a_mask_by_captured_data_goes_to_a_family_that_skips_its_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(example("documents"), SPEC).family == "wgmma_sm90"
+    monkeypatch.setattr(wgmma_sm90, "SCREENS", False)
     chosen = choose(example("documents"), SPEC)
     assert (chosen.family, chosen.refused["wgmma_sm90"]) == (
         "mma_sm80",

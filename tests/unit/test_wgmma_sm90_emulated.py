@@ -85,6 +85,9 @@ class Emulated:
         self.library.emulate(params, maps, *grid, int(self.early))
         return 0
 
+    def screen(self, params: ctypes.c_void_p, tiles: int, kv_heads: int, batch: int) -> None:
+        """Nothing: no variant of the hand-written ones has a screen."""
+
     def merge(self, params: ctypes.c_void_p, blocks: int, batch: int) -> None:
         self.library.merge(params, blocks, batch)
 
