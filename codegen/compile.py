@@ -6,6 +6,7 @@ A cached kernel costs canonicalisation, the choice and a read: neither the emitt
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -81,7 +82,8 @@ def compile_kernel(source: KernelSource, config: Any, arch: str) -> dict[Role, C
         return compile_cuda(source.text, arch=arch, name=source.name, flags=alone) if spills and config.flags else made
 
     main, *others = source.entries
-    with ThreadPoolExecutor() as pool:
+    # One after another where there are two cores: a third thread would take its turns from `main`, which takes longest.
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1)) as pool:
         beside = {role: pool.submit(program, role) for role in others}
         return {main: program(main), **{role: made.result() for role, made in beside.items()}}
 
