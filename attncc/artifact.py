@@ -158,9 +158,7 @@ class Manifest:
     hashes: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     merge: LaunchRule | None = None  # how the entry `merge` is launched; None: the kernel does not split
-    screen: LaunchRule | None = (
-        None  # how the entry `screen` is launched, before `main`; None: there is nothing to find
-    )
+    screen: LaunchRule | None = None  # how the entry `screen` is launched, before `main`; None: nothing is to be found
     screen_bytes: int = 0  # of device memory for each block of `screen`
     schema: int = SCHEMA
 

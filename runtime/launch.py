@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attncc.artifact import Artifact, LaunchRule
+from attncc.artifact import Artifact, LaunchRule, Role
 from attncc.diagnostics import CallError
 from attncc.runtime import tensors
 from attncc.runtime.block import Packer
@@ -105,15 +105,14 @@ class Kernel:
         }
         # Where a slot's views have a word: its index, counted in words of its own size.
         self.places = {word.name: (word.offset // _SIZE[word.ctype], word.ctype) for word in manifest.abi.words}
-        self.main = Module(on, artifact.cubins["main"]).function(artifact.main.symbol, manifest.launch.smem)
-        self.merge: Any = None
-        if manifest.merge is not None:
-            merging = Module(on, artifact.cubins["merge"])
-            self.merge = merging.function(manifest.entries["merge"].symbol, manifest.merge.smem)
-        self.screen: Any = None
-        if manifest.screen is not None:
-            screening = Module(on, artifact.cubins["screen"])
-            self.screen = screening.function(manifest.entries["screen"].symbol, manifest.screen.smem)
+
+        def entry(role: Role, rule: LaunchRule | None) -> Any:
+            if rule is None:
+                return None
+            return Module(on, artifact.cubins[role]).function(manifest.entries[role].symbol, rule.smem)
+
+        self.main = entry("main", manifest.launch)
+        self.merge, self.screen = entry("merge", manifest.merge), entry("screen", manifest.screen)
         self.slots = slots(on.index)
         # Blocks that run at once, as the tile table means them to.
         self.resident = on.sms * max(manifest.tile.get("min_blocks", 1), 1)

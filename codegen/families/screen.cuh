@@ -14,6 +14,7 @@ namespace attncc {
 namespace screening {
 
 constexpr int kThreads = 256;  // codegen/families/screen.py launches as many
+static_assert(sizeof(ScreenBitmap) == 1044, "codegen/families/screen.py asks for as much memory a bitmap");
 
 struct FromLane {  // the bounds of the lane at a distance
   int distance;
