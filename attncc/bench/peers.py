@@ -30,7 +30,9 @@ def _sdpa(backend: str) -> Maker:
 
         def call() -> Any:
             with sdpa_kernel(getattr(SDPBackend, backend)):
-                out = scaled_dot_product_attention(query, key, value, is_causal=name == "causal")
+                out = scaled_dot_product_attention(
+                    query, key, value, is_causal=name == "causal", enable_gqa=q.shape[2] != k.shape[2]
+                )
             return out.transpose(1, 2)
 
         return call
@@ -56,7 +58,8 @@ def _flex(name: str, made: Made, q: Any, k: Any, v: Any) -> Call | None:
     if made.mask_mod is not None:
         mask = create_block_mask(made.mask_mod, q.shape[0], None, q.shape[1], k.shape[1], device=q.device)
     compiled = _compiled_flex()
-    return lambda: compiled(*hnd, score_mod=made.score_mod, block_mask=mask).transpose(1, 2)
+    grouped = q.shape[2] != k.shape[2]
+    return lambda: compiled(*hnd, score_mod=made.score_mod, block_mask=mask, enable_gqa=grouped).transpose(1, 2)
 
 
 def _flash_package(module: str) -> Maker:
@@ -80,7 +83,7 @@ def _flash_package(module: str) -> Maker:
 
 
 def _flashinfer(name: str, made: Made, q: Any, k: Any, v: Any) -> Call | None:
-    if name not in ("dense", "causal"):
+    if name not in ("dense", "causal") or v.shape[-1] != q.shape[-1]:
         return None
     try:
         flashinfer = importlib.import_module("flashinfer")

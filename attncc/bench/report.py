@@ -6,20 +6,22 @@ import datetime
 import html
 import json
 import platform
+import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
 from attncc import __version__
+from attncc.bench.cases import Case, Mean
 from attncc.bench.measure import BASE, OURS, Line
 
-_BAR, _GAP, _LEFT, _WIDTH = 14, 6, 190, 420
+_BAR, _GAP, _LEFT, _WIDTH = 14, 6, 250, 420
 
 
 def header(peers: Sequence[str]) -> str:
     columns = "".join(f"{name:>11}" for name in (OURS, *peers))
-    return f"{'case':24}{columns}  TFLOP/s\n{'':24}{'':11}" + "".join(f"{'÷ ours':>11}" for _ in peers)
+    return f"{'case':32}{columns}  TFLOP/s\n{'':32}{'':11}" + "".join(f"{'÷ ours':>11}" for _ in peers)
 
 
 def text(line: Line, peers: Sequence[str]) -> str:
@@ -27,16 +29,44 @@ def text(line: Line, peers: Sequence[str]) -> str:
     rates = "".join(f"{line.tflops[name]:11.0f}" if name in line.tflops else f"{'–':>11}" for name in (OURS, *peers))
     verdict = ""
     if line.ratio is not None:
-        against = f"without: {line.ratio:.3f}" if line.case.against == BASE else f"{line.ratio:.3f}"
+        base = line.case.base if line.case.against == BASE else None
+        against = f"{line.ratio:.3f}" if base is None else f"of {base.label}: {line.ratio:.3f}"
         verdict = f"  {against}"
         if line.met is not None:
             verdict += f" (asked {line.case.bar:.2f}: {'yes' if line.met else 'NO'})"
     ratios = "".join(f"{line.ratios[name]:11.3f}" if name in line.ratios else f"{'':11}" for name in peers)
     errors = ", ".join(f"{name} {value:.1e}" for name, value in line.errors.items())
-    return f"{line.case.label:24}{rates}{verdict}\n{'':24}{'':11}{ratios}  error: {errors}"
+    return f"{line.label:32}{rates}{verdict}\n{'':32}{'':11}{ratios}  error: {errors}"
 
 
-def document(lines: Sequence[Line], preset: str, rounds: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class MeanRatio:
+    """A geometric mean of lines' ratios."""
+
+    label: str
+    ratio: float
+    bar: float
+
+    @property
+    def met(self) -> bool:
+        return self.ratio >= self.bar
+
+    @property
+    def text(self) -> str:
+        return f"geometric mean, {self.label}: {self.ratio:.3f} (asked {self.bar:.2f}: {'yes' if self.met else 'NO'})"
+
+
+def means(lines: Sequence[Line], wanted: Sequence[Mean]) -> list[MeanRatio]:
+    """Those of which every case was measured, by the peer that its bar names."""
+    ratios = {line.case: line.ratio for line in lines if line.ratio is not None}
+    return [
+        MeanRatio(mean.label, statistics.geometric_mean(ratios[case] for case in mean.cases), mean.bar)
+        for mean in wanted
+        if all(case in ratios for case in mean.cases)
+    ]
+
+
+def document(lines: Sequence[Line], means: Sequence[MeanRatio], preset: str, rounds: int) -> dict[str, Any]:
     """Everything, as plain data."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -44,6 +74,7 @@ def document(lines: Sequence[Line], preset: str, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "environment": environment(),
         "results": [{**asdict(line), "label": line.case.label, "ratio": line.ratio, "met": line.met} for line in lines],
+        "means": [{**asdict(mean), "met": mean.met} for mean in means],
     }
 
 
@@ -72,6 +103,10 @@ def to_json(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=1) + "\n"
 
 
+def _named(case: Case, competitor: str) -> str:
+    return case.base.variant if competitor == BASE and case.base is not None else competitor
+
+
 def plot(lines: Sequence[Line]) -> str:
     """Bars of the ratios, an SVG: right of the line at 1, ours is faster. A bar that misses what is asked is red."""
     rows = [(line, name, ratio) for line in lines for name, ratio in line.ratios.items()]
@@ -88,7 +123,7 @@ def plot(lines: Sequence[Line]) -> str:
         y = 10 + index * step
         missed = line.met is False and name == line.case.against
         color = "#c0392b" if missed else "#2e86ab"
-        label = html.escape(f"{line.case.label} ÷ {'without' if name == BASE else name}")
+        label = html.escape(f"{line.label} ÷ {_named(line.case, name)}")
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 11}" text-anchor="end">{label}</text>')
         parts.append(f'<rect x="{_LEFT}" y="{y}" width="{ratio * unit:.1f}" height="{_BAR}" fill="{color}"/>')
         parts.append(f'<text x="{_LEFT + ratio * unit + 4:.1f}" y="{y + 11}">{ratio:.2f}</text>')

@@ -10,7 +10,7 @@ from attncc.cli.inputs import COUNT
 
 
 @click.command("bench", short_help="Measure kernels beside other implementations.")
-@click.option("--preset", default="quick", show_default=True, metavar="NAME", help="quick or mma_sm80.")
+@click.option("--preset", default="quick", show_default=True, metavar="NAME", help="quick, mma_sm80 or wgmma_sm90.")
 @click.option("--only", default="", metavar="TEXT", help="Only the cases whose label contains TEXT.")
 @click.option("--peers", metavar="NAME[,NAME...]",
               help="FLASH, cuDNN, Flex, FA3, FA4, FlashInfer.  [default: all installed but Flex]")  # fmt: skip
@@ -35,7 +35,7 @@ def command(
     for name in chosen:
         if name not in PEERS:
             raise click.UsageError(f"no peer {name!r}; there are {', '.join(PEERS)}")
-    cases = [case for case in PRESETS[preset] if only in case.label]
+    cases = [case for case in PRESETS[preset].cases if only in case.label]
     if not cases:
         raise click.UsageError(f"no case of {preset} contains {only!r}")
     _require_gpu()
@@ -50,13 +50,16 @@ def command(
         line = run(case, chosen, rounds)
         lines.append(line)
         print(report.text(line, chosen), flush=True)
+    means = report.means(lines, PRESETS[preset].means)
+    for mean in means:
+        print(mean.text)
     if json_file is not None:
-        write(json_file, report.to_json(report.document(lines, preset, rounds)).encode())
+        write(json_file, report.to_json(report.document(lines, means, preset, rounds)).encode())
     if plot_file is not None:
         write(plot_file, report.plot(lines).encode())
-    missed = [line.case.label for line in lines if line.met is False]
+    missed = [line.label for line in lines if line.met is False] + [mean.label for mean in means if not mean.met]
     if missed:
-        print(f"{len(missed)} of {len(lines)} below what is asked: {', '.join(missed)}")
+        print(f"{len(missed)} of {len(lines) + len(means)} below what is asked: {', '.join(missed)}")
     return 1 if missed else 0
 
 
