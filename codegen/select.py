@@ -18,7 +18,7 @@ from attncc.passes.dependence import dependence, stage
 from attncc.passes.diagonals import on_diagonal
 from attncc.passes.scale import is_scaled_dot
 
-# In order of preference, those apart that are taken by name only; the last is the portable family, which serves most.
+# In order of preference; the last is the portable family, which serves most.
 FAMILIES = ("wgmma_sm90", "mma_sm80")
 DTYPES = ("f16", "bf16")
 # Kinds of storage of keys and values, the common one first, and how a refusal calls them. Rows are contiguous in all.
@@ -154,7 +154,7 @@ def features(variant: Variant) -> Features:
 
 
 def choose(variant: Variant, spec: KernelSpec) -> Choice:
-    """The first family that refuses nothing, and that skips the tiles which captured values leave empty.
+    """The first family that refuses nothing.
 
     Raises UnsupportedError A0703 with every family's reasons, or A0704 with those of the forced one, each naming what
     is not served; the span is the first unserved hook's. Raises LanguageError A0405, A0406 where vectors and slices do
@@ -192,11 +192,6 @@ def _first(
         reasons += lengths
         reasons += module.refuse_shape(spec.dtype, spec.head_dim, spec.dim_v, spec.arch)
         reasons += [] if spec.layout in module.LAYOUTS else [LAYOUTS[spec.layout]]
-        if not reasons and spec.family is None:
-            if module.BY_NAME is not None:
-                reasons = [module.BY_NAME]
-            elif not module.SCREENS and _screened(variant):
-                reasons = ["it would visit the tiles that captured values leave empty"]
         if not reasons:
             heavy = used.hooks | ({"gather"} if _gathers(variant) else set())
             config = module.choose(
@@ -218,18 +213,6 @@ def _lengths(variant: Variant, spec: KernelSpec) -> list[str]:
         if whole is not None and length not in (None, whole):
             reasons.append(f"the hook `{hook}` gives {length} of {whole} channels")
     return list(dict.fromkeys(reasons))
-
-
-def _screened(variant: Variant) -> bool:
-    """Whether captured values can prove tiles of the mask empty: most of them, as a rule, so whoever skips them is
-    faster."""
-    mask = variant.branches[0].mask
-    if mask is None or not any(isinstance(node, Load) for node in walk(mask)):
-        return False
-    from attncc.codegen.emit.positions import positions
-    from attncc.passes.screen import screen
-
-    return screen(positions(mask)) is not None
 
 
 def _gathers(variant: Variant) -> bool:

@@ -38,7 +38,7 @@ class Storage:
 
     @property
     def empty(self) -> bool:
-        """No element at all: there is nothing to describe, and no kernel copies from it."""
+        """No element at all, so that it has no descriptor of its own."""
         return 0 in self.sizes
 
     @property
@@ -61,6 +61,14 @@ def storage(tensor: View, layout: Layout) -> Storage:
     return Storage(tensor.dtype, sizes, (strides[0], strides[1], strides[2]))
 
 
+def stand_in(of: Storage) -> Storage:
+    """What is described, at the address of q, where an operand has no element: 16 bytes of a row.
+
+    The driver knows no size of 0, and a kernel still asks for the tile that every item has, none of which counts.
+    """
+    return Storage(of.dtype, (8, 1, 1, 1), (STRIDE_UNIT, STRIDE_UNIT, STRIDE_UNIT))
+
+
 def layout_kind(*operands: tuple[View, Layout]) -> LayoutKind:
     """The kind of storage that a kernel is chosen for, as ``KernelSpec.layout``; the operands are keys and values."""
     return "contiguous" if all(storage(*operand).describable for operand in operands) else "strided"
@@ -72,12 +80,10 @@ def arguments(of: Storage, box: Sequence[int]) -> tuple[list[int], list[int], li
 
 
 def encoder(of: Storage, wanted: TensorMap) -> Callable[[int], bytes]:
-    """A descriptor's 128 bytes as a function of the address; zeros where there is nothing to describe.
+    """A descriptor's 128 bytes as a function of the address.
 
     What is called raises Refused where the driver does not take the storage.
     """
-    if of.empty:
-        return lambda address: bytes(MAP_BYTES)
     driver = bindings()
     kinds, swizzles = driver.CUtensorMapDataType, driver.CUtensorMapSwizzle
     kind = {"bf16": kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, "f16": kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16}[of.dtype]
@@ -119,10 +125,12 @@ class Maps:
 
     def __init__(self, wanted: Sequence[TensorMap], operands: Mapping[str, tuple[View, Layout]]) -> None:
         self.start, self.end = wanted[0].offset, wanted[-1].offset + MAP_BYTES
-        self._parts = [
-            (OPERANDS.index(item.operand), item.offset - self.start, encoder(storage(*operands[item.operand]), item))
-            for item in wanted
-        ]
+        self._parts: list[tuple[int, int, Callable[[int], bytes]]] = []
+        for item in wanted:
+            of, operand = storage(*operands[item.operand]), item.operand
+            if of.empty:
+                of, operand = stand_in(of), "q"
+            self._parts.append((OPERANDS.index(operand), item.offset - self.start, encoder(of, item)))
         used = {index for index, _, _ in self._parts}
         # An operand that has no descriptor may lie anywhere else in every call.
         self._masks = tuple(int(index in used) for index in range(len(OPERANDS)))

@@ -7,7 +7,6 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -78,13 +77,3 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("ATTNCC_CACHE_DIR", str(folder))
     return folder
-
-
-@pytest.fixture(scope="module")
-def hopper_first() -> Iterator[None]:
-    """The Hopper family is asked before the portable one, as it is to be once nothing speaks against it."""
-    from attncc.codegen.families import wgmma_sm90
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wgmma_sm90, "BY_NAME", None)
-        yield

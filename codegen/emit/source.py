@@ -30,9 +30,6 @@ class Family(Protocol[C]):
     def render_config(self, config: C) -> str:
         """``struct Config``."""
 
-    @property
-    def SCREENS(self) -> bool: ...
-
     def render_wrapper(self) -> str:
         """The ``extern "C"`` entry ``main``, over ``Params``, ``Config`` and ``Variant``."""
 
@@ -42,8 +39,7 @@ class KernelSource:
     """CUDA C++ of one kernel. ``text`` has ``#line`` directives that lead to the user's file; ``plain`` is without.
 
     ``block`` is the parameter ABI behind ``launch``; ``name`` is what compiler messages call the text. Each of the
-    ``entries``, by role its symbol, can be compiled alone: entries.alone. ``screen`` as in VariantSource, where the
-    family skips tiles by it.
+    ``entries``, by role its symbol, can be compiled alone: entries.alone. ``screen`` as in VariantSource.
     """
 
     name: str
@@ -61,7 +57,7 @@ def emit_kernel(variant: Variant, family: Family[C], config: C) -> KernelSource:
     """
     source = emit_variant(variant)
     wrappers: dict[Role, str] = {"main": family.render_wrapper(), "merge": merge.render_wrapper()}
-    if family.SCREENS and source.screen is not None:
+    if source.screen is not None:
         wrappers["screen"] = screen.render_wrapper()
     return assemble(variant, source, family.HEADER, family.render_config(config), wrappers)
 

@@ -31,8 +31,6 @@ SHARED_BYTES: Final[Mapping[str, int]] = {
 HEAD_DIMS: Final = tuple(range(32, 257, 16))
 DTYPES: Final = ("f16", "bf16")
 LAYOUTS: Final = ("contiguous", "strided")  # kinds of storage of K and V, of LAYOUTS in codegen/select.py
-SCREENS: Final = True  # whether it skips tiles by Variant::screen
-BY_NAME: Final = None  # why it is taken only where it is named, if so
 
 
 class Features(Protocol):

@@ -66,8 +66,8 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
     stop = slot.stop;
     const int col_end = stop ? 0 : slot.col_end, hk = slot.work.hk, base = slot.work.geometry.kv_base;
     const int b = ragged ? 0 : slot.work.b;
-    // The copy engine itself writes zeros past a padded tensor's end.
-    const bool clipped = !ragged && col_end == launch.max_kv_len;
+    // The copy engine itself writes zeros past a padded tensor's end, if it has one: of no token there is no descriptor.
+    const bool clipped = !ragged && col_end == launch.max_kv_len && col_end > 0;
     ItemTiles<Config, Variant> tiles(launch, slot);
     TileSpan span{}, following{};
     if (!stop) tiles.next(span);

@@ -20,9 +20,6 @@ SERVES: Final = frozenset({"logits", "mask", "sink", "weight", "normalize"})
 ARCH: Final = "sm_90a"
 DTYPES: Final = ("f16", "bf16")
 LAYOUTS: Final = ("contiguous",)  # kinds of storage of K and V, of LAYOUTS in codegen/select.py
-SCREENS: Final = True  # whether it skips tiles by Variant::screen
-# Why it is taken only where it is named, if so.
-BY_NAME: Final = "it is taken by name only: it is new"
 
 
 @dataclass(frozen=True)
@@ -114,8 +111,8 @@ _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
         Tile(3, 96, 3, 2, registers=(80, 144)),
         Tile(2, 64, 4, 2, registers=(88, 208)),
     ),
-    (80, 80): (_WIDE, Tile(2, 144, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
-    (96, 96): (_WIDE, Tile(2, 144, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
+    (80, 80): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
+    (96, 96): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
     (128, 128): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), Tile(2, 64, 4, 1, registers=(88, 208))),
     (160, 160): (Tile(2, 112, 2, 1), Tile(2, 112, 2, 1), Tile(2, 96, 2, 1), _GATHERING),
     (192, 128): (Tile(2, 128, 2, 1), Tile(2, 128, 2, 1), Tile(2, 112, 2, 1), _GATHERING),

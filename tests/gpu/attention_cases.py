@@ -8,19 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import attncc
 from attncc.binding import BoundVariant, VariantFactory
+from attncc.codegen.select import targets_of
+from attncc.codegen.targets import best
 from attncc.reference import attention as reference
 from attncc.reference.accuracy import Pool, lse_bound, row_bound
 from attncc.reference.rounding import PRECISIONS
+from attncc.runtime.driver import device
 
 Array = Any
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TORCH = {"f16": torch.float16, "bf16": torch.bfloat16}
 POISON = 1024.0  # exact in every dtype
+
+
+def need(family: str) -> None:
+    """Skips a test of a family that has no kernels for this GPU."""
+    target = best(device(0).capability)
+    if target not in targets_of(family):
+        pytest.skip(f"{family} has no kernels for {target}")
 
 
 def example(name: str) -> VariantFactory[...]:

@@ -1,4 +1,4 @@
-"""The first kernel on a GPU: each example it serves against the reference; exact masks; streams, graphs, no waiting."""
+"""Calls on a GPU: examples against the reference, exact masks, streams, graphs; with each family asked first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import pytest
 import torch
 
 import attncc
+from attncc.codegen import select
 from attncc.reference import Sizes as Extents
 from attncc.reference import attended, attention
 from attncc.reference.accuracy import Pool
 from attncc.reference.structure import keys_seen
-from tests.gpu.attention_cases import ARGUMENTS, DEVICE, TORCH, Sizes, bind, check, example, host, on_device
+from attncc.runtime import calls
+from tests.gpu.attention_cases import ARGUMENTS, DEVICE, TORCH, Sizes, bind, check, example, host, need, on_device
 
 pytestmark = pytest.mark.gpu
 
@@ -38,6 +40,18 @@ GRID = [
     # Two of the six lengths each, so that every example meets all of them in some configuration.
     for offset in (index % 6, (index * 5 + 3) % 6)
 ]
+
+
+@pytest.fixture(autouse=True, params=["wgmma_sm90", "mma_sm80"])
+def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The family that is asked first; the portable one follows."""
+    need(request.param)
+    monkeypatch.setattr(select, "FAMILIES", tuple(dict.fromkeys((request.param, "mma_sm80"))))
+    for kept in (calls._plans, calls._artifacts):
+        kept.clear()
+    yield
+    for kept in (calls._plans, calls._artifacts):
+        kept.clear()
 
 
 @pytest.fixture(scope="module")

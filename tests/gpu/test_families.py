@@ -1,13 +1,8 @@
-"""Which family a call runs on, and that each gives the same answers: forced by name, by storage, by random calls.
-
-A family that this GPU has no target for is skipped; the portable one is forced where another would be taken.
-"""
+"""Which family a call runs on: by default, forced by name, by storage; and that families give the same answers."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +11,11 @@ import torch
 
 import attncc
 from attncc.codegen.families import wgmma_sm90
-from attncc.codegen.targets import best
 from attncc.reference.accuracy import Pool
 from attncc.runtime import calls, descriptors, plan
-from attncc.runtime.driver import device
-from tests.gpu import test_random
-from tests.gpu.attention_cases import ARGUMENTS, DEVICE, TORCH, Sizes, check, example, on_device
+from tests.gpu.attention_cases import DEVICE, TORCH, Sizes, check, example, need
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("hopper_first")]
+pytestmark = pytest.mark.gpu
 
 FAMILIES = ("wgmma_sm90", "mma_sm80")
 LENGTHS = (
@@ -45,13 +37,7 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture
 def hopper() -> None:
-    if best(device(0).capability) != "sm_90a":
-        pytest.skip("this GPU has no wgmma")
-
-
-def need(family: str) -> None:
-    if family == "wgmma_sm90" and best(device(0).capability) != "sm_90a":
-        pytest.skip("this GPU has no wgmma")
+    need("wgmma_sm90")
 
 
 _ran: list[str] = []
@@ -76,20 +62,6 @@ def last_family() -> str:
 
 
 # By name -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    ("index", "name", "dtype", "head_dim"),
-    [(i, *case) for i, case in enumerate(itertools.product(ARGUMENTS, ("bf16", "f16"), (64, 128)))],
-)
-def test_each_family_agrees_with_the_reference(
-    pool: Pool, index: int, name: str, dtype: str, head_dim: int, family: str
-) -> None:
-    need(family)
-    layout, group = ("nhd", "hnd")[index % 2], (1, 4, 3)[index % 3]
-    for length in (LENGTHS[index % 5], LENGTHS[(index * 3 + 1) % 5]):
-        check(name, dtype, head_dim, group, length, layout=layout, seed=index, pool=pool, family=family)
 
 
 @pytest.mark.parametrize("dims", [dims for dims in wgmma_sm90.SHAPES if dims not in ((64, 64), (128, 128))])
@@ -246,46 +218,3 @@ def test_lengths_that_are_wrong_read_nothing_foreign(hopper: None) -> None:
     indptr = torch.tensor([0, 200, 10**6], dtype=torch.int32, device=DEVICE)
     attncc.attention(q[:2], k[0], v[0], kv_indptr=indptr)
     torch.cuda.synchronize()
-
-
-# By random calls -----------------------------------------------------------------------------------------------------
-
-NAMES = (*ARGUMENTS, "sigmoid")
-CASES = 408
-
-
-@pytest.mark.parametrize("number", range(CASES))
-def test_a_random_call_of_the_hopper_family_agrees_with_the_reference(hopper: None, number: int, pool: Pool) -> None:
-    """Longer than those of test_random: several tiles of rows, rings of tiles that turn, items that end anywhere."""
-    rng = np.random.default_rng(50_000 + number)
-    head_dim, head_dim_v = wgmma_sm90.SHAPES[number // len(NAMES) % len(wgmma_sm90.SHAPES)]
-    case = replace(test_random.drawn(number), name=NAMES[number % len(NAMES)])
-    case = replace(case, head_dim=head_dim, head_dim_v=head_dim_v)
-    if number % 3 == 0:
-        batch = len(case.rows)
-        rows = tuple(int(n) for n in rng.integers(0, 280, batch))
-        case = replace(case, rows=(max(rows[0], 1), *rows[1:]), cols=tuple(int(n) for n in rng.integers(1, 700, batch)))
-    factory, given = example(case.name), test_random.arguments(case, rng)
-    test_random.check(case, factory(**given), lambda values: factory(**values), given, rng, pool, "wgmma_sm90")
-
-
-@pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("name", ["causal", "gemma2", "alibi", "documents"])
-def test_a_thousand_jittered_repeats_are_bit_equal(hopper: None, name: str, splits: int) -> None:
-    """Beside another stream's kernels of random length, so that blocks start and end in another order every time."""
-    rng = np.random.default_rng(5)
-    q = torch.randn(2, 333, 8, 128, device=DEVICE).bfloat16()
-    k, v = (torch.randn(2, 700, 2, 128, device=DEVICE).bfloat16() for _ in range(2))
-    given = ARGUMENTS[name](rng, Sizes(333, 700), 8)
-    bound = example(name)(**{key: on_device(value) for key, value in given.items()})
-    compiled = attncc.compile(bound, head_dim=128, family="wgmma_sm90")
-    first = compiled(q, k, v, num_splits=splits)
-    noise, side = torch.randn(1024, 1024, device=DEVICE), torch.cuda.Stream()
-    different = torch.zeros((), dtype=torch.int64, device=DEVICE)
-    for repeat in range(1000):
-        if repeat % 3 == 0:
-            with torch.cuda.stream(side):
-                size = int(rng.integers(64, 1024))
-                noise[:size, :size] @ noise[:size, :size]
-        different += (compiled(q, k, v, num_splits=splits) != first).sum()
-    assert int(different) == 0

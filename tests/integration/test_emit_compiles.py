@@ -17,8 +17,6 @@ from attncc.codegen.select import KernelSpec, choose, features
 from attncc.ir.nodes import Variant
 from attncc.passes.canonicalize import canonicalize
 
-pytestmark = pytest.mark.usefixtures("hopper_first")
-
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted([*ROOT.glob("examples/*.attn"), *ROOT.glob("tests/variants/v*.attn")])
 

@@ -17,7 +17,6 @@ from attncc.artifact import Artifact
 from attncc.cache import Cache
 from attncc.codegen import compile as compiling
 from attncc.codegen.compile import STAGES, KernelSpec, compile_variant, stages
-from attncc.codegen.families import wgmma_sm90
 from attncc.codegen.launch_block import LAUNCH_FIELDS
 from attncc.codegen.nvrtc import compile_cuda
 from attncc.codegen.select import FAMILIES, MISFIT, choose, features
@@ -27,8 +26,6 @@ from attncc.ir.nodes import Variant
 from attncc.ir.text import parse
 from attncc.passes.canonicalize import canonicalize
 from attncc.passes.tile_program import TileProgram
-
-pytestmark = pytest.mark.usefixtures("hopper_first")
 
 SPEC = KernelSpec("sm_90a", "bf16", 128)
 SERVED = ["causal", "window", "gemma2", "alibi", "prefix_lm", "documents", "streaming_llm", "gpt_oss", "t5_bias"]
@@ -262,26 +259,6 @@ def test_a_score_of_the_product_is_served() -> None:
     variant = variant_of("variant v { score = sm_scale * dot(query, key) - 1.0 }")
     assert "score" not in features(variant).hooks
     assert choose(variant, SPEC).family == FAMILIES[0]
-
-
-def test_a_family_taken_by_name_only_is_passed_over_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wgmma_sm90, "BY_NAME", "it is new")
-    variant = canonicalize(example("causal"))
-    chosen = choose(variant, SPEC)
-    assert (chosen.family, chosen.refused["wgmma_sm90"]) == ("mma_sm80", ("it is new",))
-    assert choose(variant, replace(SPEC, family="wgmma_sm90")).family == "wgmma_sm90"
-
-
-def test_a_mask_by_captured_data_goes_to_a_family_that_skips_its_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose(example("documents"), SPEC).family == "wgmma_sm90"
-    monkeypatch.setattr(wgmma_sm90, "SCREENS", False)
-    chosen = choose(example("documents"), SPEC)
-    assert (chosen.family, chosen.refused["wgmma_sm90"]) == (
-        "mma_sm80",
-        ("it would visit the tiles that captured values leave empty",),
-    )
-    assert choose(example("documents"), replace(SPEC, family="wgmma_sm90")).family == "wgmma_sm90"
-    assert choose(example("prefix_lm"), SPEC).family == "wgmma_sm90"
 
 
 @pytest.mark.parametrize(("fitting", "taken"), [("mma_sm80", "mma_sm80"), ("none", "wgmma_sm90")])

@@ -92,7 +92,7 @@ def test_capacities_and_not_lengths_are_described() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 0, 2, DIM), (0, 5, 2, DIM), (3, 5, 0, DIM)])
-def test_what_has_no_element_needs_no_descriptor(shape: tuple[int, ...]) -> None:
+def test_what_has_no_element_is_of_the_common_kind(shape: tuple[int, ...]) -> None:
     empty = view(np.zeros(shape, np.float16), "k")
     assert storage(empty, LAYOUTS["nhd"]).empty
     assert layout_kind((empty, LAYOUTS["nhd"])) == "contiguous"

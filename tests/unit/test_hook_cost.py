@@ -48,7 +48,7 @@ def variant(name: str) -> Variant:
 
 @functools.cache
 def counted(name: str, head_dim: int) -> tuple[Counter[str], mma_sm80.Config]:
-    made = stages(variant(name), KernelSpec("sm_90a", "bf16", head_dim))
+    made = stages(variant(name), KernelSpec("sm_90a", "bf16", head_dim, family="mma_sm80"))
     compiled = compile_cuda(made.source.text, arch="sm_90a", flags=made.choice.config.flags)
     used = compiled.resources[SYMBOLS["main"]]
     assert (used.spill_stores, used.spill_loads, used.stack) == (0, 0, 0)
@@ -78,7 +78,7 @@ def test_a_bias_of_keys_is_free_in_arithmetic_and_read_a_column_at_a_time(head_d
 @pytest.mark.parametrize("name", ["key_bias", "documents"])
 def test_nobody_waits_for_keys(name: str) -> None:
     """What a tile's keys read is used long after it was asked for, most of another tile's softmax in between."""
-    made = stages(variant(name), KernelSpec("sm_90a", "bf16", 128))
+    made = stages(variant(name), KernelSpec("sm_90a", "bf16", 128, family="mma_sm80"))
     sass = disassemble(compile_cuda(made.source.text, arch="sm_90a", flags=made.choice.config.flags).cubin)
     lines = sass[sass.index(f".text.{SYMBOLS['main']}") :].splitlines()
     products = [i for i, line in enumerate(lines) if "HMMA" in line][: made.choice.config.mma_per_tile]

@@ -26,8 +26,6 @@ from attncc.runtime.layouts import LAYOUTS, MAX_LEN, MAX_START, RAGGED, Shapes
 from attncc.runtime.splits import Splits
 from attncc.runtime.tensors import View, view
 
-pytestmark = pytest.mark.usefixtures("hopper_first")
-
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 # What a call may ask of the driver. None of these waits for the device; loading and pinning happen before the first
@@ -434,12 +432,15 @@ def test_more_addresses_than_are_kept_are_made_again(fake: FakeDriver, monkeypat
         assert sent_maps(made, fake) == [of_address(call.k.pointer), of_address(other.v.pointer)]
 
 
-def test_keys_of_no_element_have_no_descriptor(fake: FakeDriver) -> None:
+def test_keys_of_no_element_are_described_by_16_bytes_of_the_query(fake: FakeDriver) -> None:
+    """An item without tiles asks for one all the same, and the copy engine stops at a descriptor that is none."""
     none = on_gpu(torch.zeros(2, 0, 2, 64, dtype=torch.bfloat16))
     made = kernel("causal")
-    run(made, inputs(k=none, v=none, shapes=Shapes(2, 4, 2, 64, 64, 5, 0)))
-    assert sent_maps(made, fake) == [bytes(MAP_BYTES)] * 2
-    assert not encoded(fake)
+    call = inputs(k=none, v=none, shapes=Shapes(2, 4, 2, 64, 64, 5, 0))
+    run(made, call)
+    assert sent_maps(made, fake) == [of_address(call.q.pointer)] * 2
+    for arguments in encoded(fake):
+        assert [[int(number) for number in part] for part in arguments[3:5]] == [[8, 1, 1, 1], [16, 16, 16]]
 
 
 def family_of(call: launch.Inputs, options: calls.Options = calls.Options()) -> str:  # noqa: B008
