@@ -1,5 +1,5 @@
-// What orders threads and proxies besides mbarriers: named barriers of a few warps, the proxy fence, and registers that
-// move between warpgroups. sm_90a. It may not know any kernel's roles.
+// What orders threads and proxies besides mbarriers: named barriers of a few warps, the proxy fence, registers that move
+// between warpgroups, and the disorder that tests want. sm_90a. It may not know any kernel's roles.
 #pragma once
 #include "device/smem.cuh"
 
@@ -33,6 +33,18 @@ __device__ __forceinline__ void give_registers() {
 template <int Count>
 __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
+}
+
+// Nothing unless Wanted. Then a warp sleeps now and then, for up to four microseconds, as its clock says (PTX ISA 10.24
+// clock, 9.7.19.2 nanosleep): a protocol may not depend on who is early.
+template <bool Wanted>
+__device__ __forceinline__ void jitter() {
+  if constexpr (Wanted) {
+    unsigned cycles;
+    asm volatile("mov.u32 %0, %%clock;" : "=r"(cycles));
+    const unsigned chance = (cycles + threadIdx.x / 32) * 2654435761u;
+    if (chance >> 30 == 0) asm volatile("nanosleep.u32 %0;" ::"r"(chance >> 16 & 4095u));
+  }
 }
 
 }  // namespace attncc

@@ -58,6 +58,8 @@ struct ItemSlot {
 // One object of a whole number of 1024 bytes: dynamic shared memory begins where it ends, and tiles want that alignment.
 template <class Config, class Variant>
 struct alignas(1024) Shared {
+  static_assert(Config::stages >= 2, "a tile that may be done again keeps its K until the next one's is there");
+  static_assert(Config::slots >= 3, "an item of one tile waits for the next item before the output of the last is stored");
   static constexpr bool staged = Variant::facts.has_key || Variant::facts.has_diagonal;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
   static constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;

@@ -78,6 +78,7 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
       if (!stop) {
         const int stage = k_ring.stage;
         const unsigned k_full = shared_address(&shared.k_full[stage]);
+        jitter<Config::jittered>();
         wait<Config::checked>(shared_address(&shared.k_empty[stage]), k_ring.parity ^ 1);
         shared.spans[stage].word = span.col << 3 | (span.partial ? kPartial : 0) | (more ? 0 : kLast) |
                                    (span.col + Config::block_n > col_end && !clipped ? kTail : 0);
@@ -91,6 +92,7 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
       if (begun) {
         const int stage = v_ring.stage;
         const unsigned v_full = shared_address(&shared.v_full[stage]);
+        jitter<Config::jittered>();
         wait<Config::checked>(shared_address(&shared.v_empty[stage]), v_ring.parity ^ 1);
         arrive_expecting(v_full, VTile::bytes);
 #pragma unroll 1
@@ -138,6 +140,7 @@ __device__ __forceinline__ void load_rows(const typename Variant::Params& params
   }
   commit_copies();
   wait_copies<0>();
+  jitter<Config::jittered>();
   if constexpr (!Variant::facts.has_logits && !Variant::facts.has_weight) {
     // Consumers multiply by the magnitude of the scale, which must be positive: the sign goes into Q, and so does a 0.
     const float scale = plain_scale<Variant>(item);
@@ -169,6 +172,7 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
 #pragma unroll 1
   while (tiles.next(span)) {
     const int stage = ring.stage;
+    jitter<Config::jittered>();
     wait<Config::checked>(shared_address(&shared.k_empty[stage]), ring.parity ^ 1);
     const bool real = span.col < slot.col_end;  // else no value of the tile counts
     if constexpr (facts.has_key) {
@@ -210,6 +214,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
 #pragma unroll 1
   while (true) {
     ItemSlot<Config, Variant>& slot = shared.slots[slots.stage];
+    jitter<Config::jittered>();
     if (helper == 0) {
       const Items<Config, Variant> items(params.launch, gridDim.x * gridDim.y * gridDim.z);
       const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);

@@ -21,8 +21,9 @@
 //   k_full       TMA's bytes (and 96 arrivals where hooks stage values): K tile, span, staged values.
 //   k_empty      an arrival a consumer warp: done with them.
 //   v_full, v_empty   likewise for V.
-// Nobody waits in a circle: an item's output follows the q_full of the next item, whose slot is empty since the output of the
-// item `slots` >= 2 before it, and whose Q since the last q_empty but q_stages - 1.
+// Nobody waits in a circle: an item's output follows the q_full of the next item and, where that has one tile, of the one
+// after it, whose slot is empty since the output of the item `slots` >= 3 before it, and whose Q since the last q_empty but
+// q_stages - 1.
 //
 // Only loaders' waits are checked ones: with a trap among the consumers, ptxas does not give them their registers.
 #pragma once
@@ -243,6 +244,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
     const float scale = plain ? slot.scale : 1.0f;
     const bool last = (span.word & kLast) != 0;
+    jitter<Config::jittered>();
     if (!(status & kFinished)) {
       if constexpr (!steady && !staged) release(shared.k_empty[k_ring.stage]);
       if (last) release(shared.q_empty[q_ring.stage]);
@@ -303,6 +305,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         wait<false>(shared_address(&shared.q_full[q_next.stage]), q_next.parity ^ never);
         if (uniform_of(shared.slots[slot_next.stage].stop)) status |= kEnds;
       }
+      jitter<Config::jittered>();
       if (!(status & (kEnds | kFinished))) wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
       wait_products<0>();
       pin(output);
@@ -359,6 +362,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     if constexpr (consumers > 1) sync_named<256>(kTurn + group);
     fence_products();
     multiply_k();
+    jitter<Config::jittered>();
     wait<false>(shared_address(&shared.v_full[v_ring.stage]), v_ring.parity);
     if (tail) zero_rows<Config>(smem + Layout::v + v_ring.stage * VTile::bytes, end, group, opaque_thread() & 127);
     fence_products();  // P and O were written since

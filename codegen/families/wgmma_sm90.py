@@ -30,7 +30,7 @@ class Config:
     ``stages`` tiles of K and as many of V, the rows of Q of ``q_stages`` items and what else there is of ``slots``
     items. ``registers`` are a loading thread's and a multiplying one's, in all no more than the CTA starts with, as
     many for every thread; whoever takes more than is left waits for ever. ``checked`` stops a kernel that waits for
-    what never comes.
+    what never comes. ``jittered``, for tests, lets loaders and consumers dawdle by chance wherever they meet.
     ``steady``: plain scores are weighed against the largest of a row's first tile while that serves.
     """
 
@@ -46,6 +46,7 @@ class Config:
     accuracy: Accuracy
     checked: bool = False
     steady: bool = True
+    jittered: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -198,6 +199,7 @@ def render_config(config: Config) -> str:
             *lines,
             f"  static constexpr bool checked = {str(config.checked).lower()};",
             f"  static constexpr bool steady = {str(config.steady).lower()};",
+            f"  static constexpr bool jittered = {str(config.jittered).lower()};",
             f"  static constexpr attncc::Accuracy accuracy = attncc::Accuracy::{config.accuracy};",
             "};",
             "",

@@ -77,8 +77,9 @@ def drawn(family: str, number: int) -> Case:
     # The Hopper family's rings turn only where there are several tiles of rows and of keys.
     long = family == "wgmma_sm90" and number % 3 == 0
     most_rows, most_cols = (280, 700) if long else (70, 260 if rng.random() < 0.3 else 130)
-    rows = tuple(int(n) for n in rng.integers(0, 4 if few else most_rows, batch))
-    cols = tuple(int(n) for n in rng.integers(0, most_cols, batch))
+    rows, cols = rng.integers(0, 4 if few else most_rows, batch), rng.integers(0, most_cols, batch)
+    empty = np.random.default_rng([number, 1]).random((2, batch)) < 0.06
+    rows, cols = (tuple(int(n) for n in part) for part in np.where(empty, 0, (rows, cols)))
     if max(rows) == 0:
         rows = (1, *rows[1:])
     if max(cols) == 0:

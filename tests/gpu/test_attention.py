@@ -43,15 +43,12 @@ GRID = [
 
 
 @pytest.fixture(autouse=True, params=["wgmma_sm90", "mma_sm80"])
-def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The family that is asked first; the portable one follows."""
     need(request.param)
     monkeypatch.setattr(select, "FAMILIES", tuple(dict.fromkeys((request.param, "mma_sm80"))))
-    for kept in (calls._plans, calls._artifacts):
-        kept.clear()
-    yield
-    for kept in (calls._plans, calls._artifacts):
-        kept.clear()
+    for kept in ("_plans", "_artifacts"):
+        monkeypatch.setattr(calls, kept, {})
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 
 import attncc
 from attncc.binding import BoundVariant
+from attncc.codegen.families import wgmma_sm90
 from attncc.ir.definition import Definition
 from attncc.passes.canonicalize import canonicalize
 from attncc.reference import attention as reference
 from attncc.reference.accuracy import Pool, row_bound
 from attncc.reference.rounding import PRECISIONS
+from attncc.runtime import calls
 from tests.gpu.attention_cases import ARGUMENTS, DEVICE, Sizes, example, need, on_device
 from tests.gpu.random_cases import check, drawn
 from tests.unit.random_variants import random_variant
@@ -146,3 +149,25 @@ def test_a_thousand_repeats_are_bit_equal(family: str, name: str, splits: int) -
     tensors, bound = repeated(name)
     compiled = attncc.compile(bound, head_dim=tensors[0].shape[-1], family=family)
     assert differing(compiled, tensors, splits, compiled(*tensors, num_splits=splits)) == 0
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("name", ["causal", "gemma2", "alibi", "documents", "t5_bias"])
+def test_a_kernel_whose_warps_dawdle_gives_the_same_bits(
+    name: str, splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaders and consumers of one that sleep by chance wherever they meet, against the kernel that does not."""
+    need("wgmma_sm90")
+    tensors, bound = repeated(name)
+    plain = attncc.compile(bound, family="wgmma_sm90")
+    expected, choose = plain(*tensors, num_splits=splits), wgmma_sm90.choose
+
+    def jittered(*shape: Any, **how: Any) -> wgmma_sm90.Config:
+        return dataclasses.replace(choose(*shape, **how), jittered=True)
+
+    monkeypatch.setattr(wgmma_sm90, "choose", jittered)
+    for kept in ("_plans", "_artifacts"):
+        monkeypatch.setattr(calls, kept, {})
+    compiled = attncc.compile(bound, family="wgmma_sm90")
+    assert compiled.key != plain.key
+    assert differing(compiled, tensors, splits, expected) == 0

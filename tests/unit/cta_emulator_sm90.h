@@ -32,6 +32,7 @@ inline Named named[16];
 inline std::deque<Landing> landings;
 inline WarpProducts products[kMaxThreads];
 inline bool early;
+inline unsigned chance = 1;  // where a jittered kernel dawdles: another place with every CTA
 inline long idle;
 
 inline Phase& phase(unsigned barrier) {
@@ -174,6 +175,14 @@ inline void sync_named(int barrier) {
   while (named.generation == generation) emulator::yield();
 }
 inline void fence_proxy() {}
+template <bool Wanted>
+inline void jitter() {
+  if constexpr (Wanted) {
+    emulator::chance = emulator::chance * 1664525u + 1013904223u;
+    if (emulator::chance >> 30 == 0)
+      for (unsigned turns = emulator::chance >> 24 & 31u; turns > 0; --turns) emulator::yield();
+  }
+}
 template <int Count>
 inline void give_registers() {}
 template <int Count>

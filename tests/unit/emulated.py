@@ -24,7 +24,8 @@ FORMATS = {"ptr": "<Q", "i64": "<q", "i32": "<i", "u32": "<I", "f32": "<f"}
 POISON = 1024.0
 LEAD = 2
 
-ENTRY = """
+# The entry that finds the tiles to visit, of any family.
+SCREEN_ENTRY = """
 #include "families/screen.cuh"
 #define EXPORT extern "C" __attribute__((visibility("default")))
 template <class Config, class Variant>
@@ -40,6 +41,8 @@ void screen_items(const typename Variant::Params& params, unsigned tiles, unsign
 EXPORT void screen(const Params* params, int tiles, int kv_heads, int batch) {
   screen_items<Config, Variant>(*params, tiles, kv_heads, batch);
 }
+"""
+ENTRY = """
 EXPORT long emulate(const Params* params, int tiles, int kv_heads, int batch) {
   long conflicts = 0;
   gridDim = {unsigned(tiles), unsigned(kv_heads), unsigned(batch)};
@@ -70,7 +73,7 @@ def build(folder: Path, stem: str, text: str, *, generated: bool = False) -> cty
     Warnings are errors, but not in generated text, which declares what it may need.
     """
     source, library = folder / f"{stem}.cc", folder / f"{stem}.so"
-    source.write_text(text + ENTRY)
+    source.write_text(text + SCREEN_ENTRY + ENTRY)
     warnings = ["-w"] if generated else ["-Wall", "-Werror", "-Wno-unknown-pragmas"]
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", *warnings]
     # Every library instantiates templates of the same names over another Config: nothing may be shared.

@@ -181,7 +181,7 @@ SIZES = Sizes(batch=3, num_heads=4, num_kv_heads=2, head_dim=64, head_dim_v=64, 
 def test_generated_variants_agree_with_the_reference(tmp_path: Path, name: str) -> None:
     """From the IR through the emitter and the kernel to numbers: random lengths, starts, parameters and tensors, padded
     and ragged, whole and in splits."""
-    check_generated(tmp_path, name, EXAMPLES[name], dataclasses.replace(SMALL, accuracy="exact"))
+    check_generated(*generated(tmp_path, EXAMPLES[name], dataclasses.replace(SMALL, accuracy="exact")))
 
 
 BOUNDED = """
@@ -198,15 +198,18 @@ def test_logits_proven_small_need_no_running_maximum(tmp_path: Path, dtype: mma_
     """Logits at both ends of their bound, rows that see nothing, a sink, splits: as with the maximum. In f16 weights of
     30 would not do, and that variant keeps it."""
     variant = canonicalize(grammar.read(Source("v.attn", BOUNDED)).definitions["v"].instantiate({"c": cap}))
-    config = dataclasses.replace(SMALL, accuracy="exact", dtype=dtype)
-    check_generated(tmp_path, "bounded", variant, config)
+    check_generated(*generated(tmp_path, variant, dataclasses.replace(SMALL, accuracy="exact", dtype=dtype)))
 
 
-def check_generated(tmp_path: Path, name: str, variant: Variant, config: mma_sm80.Config) -> None:
+def generated(folder: Path, variant: Variant, config: mma_sm80.Config) -> tuple[Any, Variant, mma_sm80.Config]:
+    """The kernel of a variant as the emitter writes it, the variant and the configuration."""
+    text = assemble(variant, emit_variant(variant), mma_sm80.HEADER, mma_sm80.render_config(config), {}).plain
+    return emulated.build(folder, variant.name, text, generated=True), variant, config
+
+
+def check_generated(library: Any, variant: Variant, config: Any) -> None:
     """Runs a variant on a padded batch, and on a ragged one in three splits, and compares with float64."""
     source = emit_variant(variant)
-    text = assemble(variant, source, mma_sm80.HEADER, mma_sm80.render_config(config), {}).plain
-    library = emulated.build(tmp_path, name, text, generated=True)
     padded = emit_cases.random_case(variant, 1, SIZES)
     for case, splits in ((padded, 0), (emit_cases.ragged(padded), 3)):
         call = case.call
@@ -256,12 +259,15 @@ def test_merged_states_merge_again(build: Any) -> None:
 
 @pytest.mark.parametrize("kv_len", [600, 66_000])
 def test_documents_are_computed_however_many_tiles_are_skipped(tmp_path: Path, kv_len: int) -> None:
+    check_far_documents(
+        *generated(tmp_path, EXAMPLES["documents"], dataclasses.replace(SMALL, accuracy="exact")), kv_len
+    )
+
+
+def check_far_documents(library: Any, variant: Variant, config: Any, kv_len: int) -> None:
     """One request whose rows are of the last two documents; 66,000 columns are more than its bitmap has bits for."""
-    variant, config = EXAMPLES["documents"], dataclasses.replace(SMALL, accuracy="exact")
     source = emit_variant(variant)
     assert "has_screen */ true" in source.text.render()
-    text = assemble(variant, source, mma_sm80.HEADER, mma_sm80.render_config(config), {}).plain
-    library = emulated.build(tmp_path, "documents", text, generated=True)
     sizes = dataclasses.replace(SIZES, batch=1, num_heads=2, num_kv_heads=1, qo_len=70, kv_len=kv_len)
     case = emit_cases.random_case(variant, 1, sizes, starts=False)
     doc = (np.arange(kv_len, dtype=np.int32)[None] + 60) // 100

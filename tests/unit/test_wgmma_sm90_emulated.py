@@ -17,18 +17,21 @@ from typing import Any
 
 import pytest
 
+from attncc.codegen.emit.source import assemble
+from attncc.codegen.emit.variant import emit_variant
 from attncc.codegen.families import wgmma_sm90
 from attncc.codegen.launch_block import LAUNCH_FIELDS
+from attncc.ir.nodes import Variant
 from tests.unit import mma_sm80_variants as variants
-from tests.unit.emulated import FORMATS, ROOT
-from tests.unit.test_mma_sm80_emulated import CASES, Case, check
+from tests.unit.emulated import FORMATS, ROOT, SCREEN_ENTRY
+from tests.unit.test_mma_sm80_emulated import CASES, EXAMPLES, Case, check, check_far_documents, check_generated
 
 NAMES = tuple(name for name in variants.NAMES if name not in ("rope", "normed"))
 # A narrow tile, so that short requests have several.
 SMALL = dataclasses.replace(wgmma_sm90.choose("f16", 64, 64, "sm_90a"), block_n=32)
+JITTERED = dataclasses.replace(SMALL, jittered=True)
 
 ENTRY = """
-#define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT void emulate(const Params* params, const attncc::TensorMap* maps, int x, int y, int z, int early) {
   gridDim = {unsigned(x), unsigned(y), unsigned(z)};
   for (unsigned i = 0; i < gridDim.x * gridDim.y * gridDim.z; ++i) {
@@ -86,7 +89,7 @@ class Emulated:
         return 0
 
     def screen(self, params: ctypes.c_void_p, tiles: int, kv_heads: int, batch: int) -> None:
-        """Nothing: no variant of the hand-written ones has a screen."""
+        self.library.screen(params, tiles, kv_heads, batch)
 
     def merge(self, params: ctypes.c_void_p, blocks: int, batch: int) -> None:
         self.library.merge(params, blocks, batch)
@@ -98,16 +101,20 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @functools.cache
     def compile_(name: str, config: wgmma_sm90.Config) -> ctypes.CDLL:
-        stem = f"{name}_{abs(hash(config)):x}"
-        source, library = folder / f"{stem}.cc", folder / f"{stem}.so"
-        source.write_text(variants.definitions(name, config, wgmma_sm90) + ENTRY)
-        flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-        flags += ["-fvisibility=hidden", "-fno-gnu-unique"]
-        include = [f"-I{ROOT / 'codegen'}", f"-I{ROOT / 'tests' / 'unit'}", '-DATTNCC_EMULATOR="cta_emulator_sm90.h"']
-        subprocess.run(["g++", *flags, *include, str(source), "-o", str(library)], check=True)
-        return ctypes.CDLL(str(library))
+        text = variants.definitions(name, config, wgmma_sm90)
+        return library_of(folder, f"{name}_{abs(hash(config)):x}", text, ["-Wall", "-Werror", "-Wno-unknown-pragmas"])
 
     return compile_
+
+
+def library_of(folder: Path, stem: str, text: str, warnings: list[str]) -> ctypes.CDLL:
+    """A library of a translation unit without its CUDA entry; it exports what ``Emulated`` calls."""
+    source, library = folder / f"{stem}.cc", folder / f"{stem}.so"
+    source.write_text(text + SCREEN_ENTRY + ENTRY)
+    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", *warnings, "-fvisibility=hidden", "-fno-gnu-unique"]
+    include = [f"-I{ROOT / 'codegen'}", f"-I{ROOT / 'tests' / 'unit'}", '-DATTNCC_EMULATOR="cta_emulator_sm90.h"']
+    subprocess.run(["g++", *flags, *include, str(source), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
 
 
 def run(build: Any, name: str, config: wgmma_sm90.Config, case: Case, **how: Any) -> None:
@@ -128,7 +135,7 @@ def test_agrees_with_float64(build: Any, name: str, early: bool) -> None:
     [
         {"stages": 3},
         {"consumers": 1},
-        {"q_stages": 1, "slots": 2},
+        {"q_stages": 1, "slots": 4},
         {"dtype": "bf16", "head_dim": 128, "head_dim_v": 128},
         {"dtype": "bf16", "head_dim": 80, "head_dim_v": 80},
         {"head_dim": 192, "head_dim_v": 128},
@@ -145,6 +152,35 @@ def test_scores_that_outgrow_the_first_tiles_largest(build: Any, name: str) -> N
     """Logits hundreds above those of the first tile: its tile is done again against its own largest."""
     run(build, name, SMALL, Case((9, 64), (129, 80), heads=7, growth=60.0))
     run(build, name, SMALL, Case((40, 12), (21, 200), heads=4, kv_heads=2, splits=3, growth=60.0), early=True)
+
+
+@pytest.mark.parametrize("name", ["dense", "documents"])
+@pytest.mark.parametrize("rings", [{}, {"stages": 2, "q_stages": 1}, {"stages": 4, "consumers": 1}])
+def test_it_matters_not_who_is_early(build: Any, name: str, rings: dict[str, int]) -> None:
+    """Loaders and consumers that dawdle here and there, another way with every block and case."""
+    config = dataclasses.replace(JITTERED, **rings)  # type: ignore[arg-type]
+    for number, case in enumerate(CASES):
+        run(build, name, config, case, early=number % 2 == 0, blocks=2)
+
+
+def generated(folder: Path, name: str, **how: Any) -> tuple[Any, Variant, Any]:
+    """The kernel of an example as the emitter writes it, to be emulated; the variant and the configuration."""
+    variant, config = EXAMPLES[name], dataclasses.replace(SMALL, accuracy="exact")
+    source = emit_variant(variant)
+    text = assemble(variant, source, wgmma_sm90.HEADER, wgmma_sm90.render_config(config), {}).plain
+    return Emulated(library_of(folder, name, text, ["-w"]), config, **how), variant, config
+
+
+@pytest.mark.parametrize("name", ["documents", "columns", "flags"])
+@pytest.mark.parametrize("early", [False, True])
+def test_what_a_screen_leaves_is_computed(tmp_path: Path, name: str, early: bool) -> None:
+    """Tiles that all roles of a CTA find in the same bitmap, on few blocks that take an item after another."""
+    check_generated(*generated(tmp_path, name, early=early, blocks=3))
+
+
+@pytest.mark.parametrize("kv_len", [600, 66_000])
+def test_documents_are_computed_however_many_tiles_are_skipped(tmp_path: Path, kv_len: int) -> None:
+    check_far_documents(*generated(tmp_path, "documents"), kv_len)
 
 
 def test_shared_memory_is_what_the_header_says(build: Any) -> None:
