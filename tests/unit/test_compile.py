@@ -278,6 +278,12 @@ def test_a_kernel_that_spills_gives_way_to_one_that_does_not(
         found = cache.get(stages(variant_of(GEMMA2), replace(SPEC, family=family), cache=cache).key)
         assert found is not None
         assert found.manifest.family == family
+    monkeypatch.setattr(
+        compiling, "_known", {}
+    )  # as another process finds it: nothing is compiled to be passed over again
+    monkeypatch.setattr(compiling, "compile_kernel", None)
+    again = stages(variant_of(GEMMA2), SPEC, cache=cache)
+    assert (again.artifact.manifest.family, again.report["cached"], again.report["refused"]) == (taken, True, refused)
 
 
 def test_vectors_of_another_length_are_refused_at_the_head_dim() -> None:
