@@ -89,6 +89,7 @@ LAUNCH_FIELDS: Final = tuple(
             *[(name, "ptr") for name in ("split_out", "split_state", "merged_out", "merged_state", "screens")],
             ("split_tokens", "i64"),
             *[(name, "i32") for name in ("num_splits", "split_cols")],
+            *[(name, "u32") for name in ("items_taken", "blocks_ended")],
         ]
     )
 )

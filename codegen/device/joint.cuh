@@ -290,6 +290,8 @@ struct Launch {
   i64 split_tokens;
   int num_splits;  // 0 means 1; the grid of `main` is num_splits times as wide
   int split_cols;  // columns a split covers, a multiple of the tile width
+  // Of a family whose blocks take items as they get free: 0 before a launch, and after it.
+  mutable unsigned items_taken, blocks_ended;
 };
 
 __device__ __forceinline__ Geometry geometry(const Launch& launch, int b) {

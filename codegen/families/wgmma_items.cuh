@@ -1,5 +1,5 @@
 // What the warps of a wgmma_sm90 CTA share: the layout of its tiles, its barriers, items as they are handed over, and the
-// order of all items. It may not know what a warp does with them; families/wgmma_sm90.cuh has the protocol.
+// tiles of an item. It may not know what a warp does with them; families/wgmma_sm90.cuh has the protocol.
 #pragma once
 #include "device/fragment.cuh"
 #include "device/joint.cuh"
@@ -31,7 +31,6 @@ struct SharedLayout {
 #ifdef ATTNCC_KERNELS
 
 constexpr int kLoaders = 128, kHelpers = 96;  // threads of the loading warpgroup; of its warps 1 - 3
-constexpr int kCacheBytes = 32 << 20;  // of keys and values that the L2 keeps: an H200's has 50 MB
 
 // What a K stage holds, in one word: the columns from col on, below 2^28, and flags.
 struct StageSpan {
@@ -49,7 +48,8 @@ struct ItemSlot {
   Range ranges[Variant::facts.num_ranges];
   Work work;
   int row_lo, row_hi, col_end;
-  int stop;  // it is no item but the end
+  int reach;  // the end of its last range
+  int stop;   // it is no item but the end
   // Of plain scores: the magnitude of what logits are scores times, where that is 0 a 1, and how far weights against an old
   // maximum may rise: to 2^8.
   float scale, slack;
@@ -66,82 +66,13 @@ struct alignas(1024) Shared {
 
   unsigned long long slot_full[Config::slots], slot_empty[Config::slots], q_full[Config::q_stages], q_empty[Config::q_stages];
   unsigned long long k_full[Config::stages], k_empty[Config::stages], v_full[Config::stages], v_empty[Config::stages];
+  unsigned long long next_wanted;
   StageSpan spans[Config::stages];
   RowState states[Config::block_m];  // of the rows of the last item that a consumer has ended: each warp's own
   int zero;
   ItemSlot<Config, Variant> slots[Config::slots];
   alignas(16) char keys[(Variant::facts.has_key ? Config::stages * Config::block_n : 1) * sizeof(typename Variant::Key)];
   alignas(16) char diagonals[(Variant::facts.has_diagonal ? Config::stages * diagonal_capacity : 1) * sizeof(Diagonal)];
-};
-
-// The items of a launch: row tiles of every KV head of every request, and of each split of the columns: a part. Block `block`
-// takes one in every wave, or none, so that under a causal mask, where the last row tiles are the longest, blocks have as
-// much to do as each other: in all parts the last tiles first, and every other wave backwards. Where that would have more
-// parts under way than the L2 holds and than are read by several blocks at once, a part after another instead, a tile from
-// its end and one from its beginning to a block.
-template <class Config, class Variant>
-struct Items {
-  const Launch& launch;
-  unsigned row_tiles, splits, parts, blocks, waves;
-  bool folded;
-
-  // Whether a tile packs the group's heads; else it has one, as tables kept by head hold so many.
-  __device__ __forceinline__ bool packed() const { return packs_group<Variant>(launch); }
-
-  __device__ __forceinline__ explicit Items(const Launch& launch, unsigned blocks) : launch(launch), blocks(blocks) {
-    row_tiles = packed() ? unsigned(launch.max_qo_len * launch.group + Config::block_m - 1) / Config::block_m
-                         : unsigned(launch.max_qo_len + Config::block_m - 1) / Config::block_m * launch.group;
-    splits = launch.num_splits > 1 ? launch.num_splits : 1;
-    parts = splits * launch.num_kv_heads * launch.batch;
-    const float bytes = float(launch.max_kv_len) * (2 * (Config::head_dim + Config::head_dim_v)) *
-                        float(launch.num_kv_heads * launch.batch);
-    folded = bytes > float(kCacheBytes) && parts * 3 > blocks && row_tiles * parts > 8 * blocks;
-    const unsigned count = folded ? (row_tiles + 1) / 2 * parts : row_tiles * parts;
-    waves = (count + blocks - 1) / blocks * (folded ? 2 : 1);
-  }
-
-  // nrows <= 0: nothing to do.
-  __device__ __forceinline__ Work work(unsigned wave, unsigned block) const {
-    unsigned tile, part;
-    if (folded) {
-      const unsigned unit = (wave >> 1) * blocks + block, half = (row_tiles + 1) / 2;
-      part = unit / half;
-      tile = unit - part * half;
-      if (!(wave & 1))
-        tile = row_tiles - 1 - tile;
-      else if (tile == row_tiles - 1 - tile)
-        part = parts;  // it was taken already
-    } else {
-      const unsigned unit = wave * blocks + (wave & 1 ? blocks - 1 - block : block), longest = unit / parts;
-      part = longest < row_tiles ? unit - longest * parts : parts;
-      tile = row_tiles - 1 - longest;
-    }
-    if (part >= parts) return Work{};
-    const unsigned head = part / splits;
-    Work work{};
-    work.slot = part - head * splits;
-    work.b = head / launch.num_kv_heads;
-    work.hk = head - work.b * launch.num_kv_heads;
-    work.h0 = work.hk * launch.group;
-    work.pack = launch.group;
-    if (!packed()) {
-      const unsigned per_head = row_tiles / launch.group, of_group = tile / per_head;
-      tile -= of_group * per_head;
-      work.h0 += of_group;
-      work.pack = 1;
-    }
-    work.geometry = geometry(launch, work.b);
-    const Geometry& g = work.geometry;
-    work.row0 = tile * Config::block_m;
-    const int left = g.qo_len * work.pack - work.row0;
-    work.nrows = left < Config::block_m ? left : Config::block_m;
-    work.ncols = g.kv_len;
-    if (launch.num_splits > 1) {
-      work.col0 = work.slot * launch.split_cols;
-      work.ncols = launch.split_cols;
-    }
-    return work;
-  }
 };
 
 // The tiles that an item's ranges reach; of those, where the variant has a screen, what captured data leave.

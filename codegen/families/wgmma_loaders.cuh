@@ -2,6 +2,7 @@
 // Owns what they do; the protocol is in families/wgmma_sm90.cuh. It may not know what consumers do with it.
 #pragma once
 #include "families/wgmma_items.cuh"
+#include "families/wgmma_order.cuh"
 
 #ifdef ATTNCC_KERNELS
 #include "device/async_copy.cuh"
@@ -13,6 +14,7 @@ namespace attncc {
 namespace wgmma_sm90 {
 
 constexpr int kHelping = 8;  // named barrier of warps 1 - 3
+constexpr int kNear = 4;     // tiles from an item's end: the next one is wanted, it takes two or three of them to prepare
 
 // 2^x's factor on raw scores: where a variant's logits are scores times a scale, exp2 takes it in its multiply-add.
 template <class Variant>
@@ -41,6 +43,7 @@ __device__ __forceinline__ void fill_slot(const typename Variant::Params& params
   slot.scale = scale == 0.0f ? 1.0f : scale;
   slot.slack = Fn<Accuracy::fast>::div(8.0f, slot.scale);
   int count = Variant::ranges(params, work, slot.row_lo, slot.row_hi, slot.ranges);
+  slot.reach = count > 0 ? slot.ranges[count - 1].hi : 0;
 #pragma unroll 1
   for (; count < Variant::facts.num_ranges; ++count) slot.ranges[count] = Range{0, 0, 1};
 }
@@ -71,7 +74,8 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
     ItemTiles<Config, Variant> tiles(launch, slot);
     TileSpan span{}, following{};
     if (!stop) tiles.next(span);
-    bool more = true;
+    const int near = slot.reach - kNear * Config::block_n;
+    bool more = true, wanted = stop;
 #pragma unroll 1
     while (more) {
       more = !stop && tiles.next(following);
@@ -88,6 +92,10 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
           load_box(smem + Layout::k + stage * KTile::bytes + panel * KTile::panel_bytes, k_map, k_full, panel * 64,
                    base + span.col, hk, b);
         k_ring.advance();
+        if (!wanted && (!more || span.col >= near)) {
+          arrive(shared_address(&shared.next_wanted));
+          wanted = true;
+        }
       }
       if (begun) {
         const int stage = v_ring.stage;
@@ -210,25 +218,29 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
   Ring<Config::slots> slots;
   Ring<Config::q_stages> q_ring;
   Ring<Config::stages> ring;
-  unsigned wave = 0;
+  const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
+  unsigned unit = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  ItemOrder<Config, Variant> order(params.launch, helper & 31);
+  bool begun = false;
+  unsigned wanted = 1;  // the parity of next_wanted's phase; before the first item there was none
 #pragma unroll 1
   while (true) {
     ItemSlot<Config, Variant>& slot = shared.slots[slots.stage];
     jitter<Config::jittered>();
-    if (helper == 0) {
-      const Items<Config, Variant> items(params.launch, gridDim.x * gridDim.y * gridDim.z);
-      const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+    if (helper < 32) {
+      wait<Config::checked>(shared_address(&shared.next_wanted), wanted);
+      if (helper == 0 && begun) unit = take_item(params.launch, blocks);
+      begun = true;
+      wanted ^= 1;
+      unit = __shfl_sync(0xffffffffu, unit, 0);
+      const Work work = order.at(unit);
       wait<Config::checked>(shared_address(&shared.slot_empty[slots.stage]), slots.parity ^ 1);
-      slot.stop = 1;
-      slot.work = Work{};  // the end is walked, too, as an item without tiles: its screen is one that exists
-#pragma unroll 1
-      while (wave < items.waves && slot.stop) {
-        const Work work = items.work(wave++, block);
-        if (work.nrows <= 0) continue;
-        fill_slot(params, work, slot);
-        slot.stop = 0;
+      if (helper == 0) {
+        slot.stop = work.nrows <= 0;
+        slot.work = work;  // the end is walked, too, as an item without tiles: its screen is one that exists
+        if (work.nrows > 0) fill_slot(params, work, slot);
+        arrive(shared_address(&shared.slot_full[slots.stage]));
       }
-      arrive(shared_address(&shared.slot_full[slots.stage]));
     }
     __syncwarp();
     sync_named<kHelpers>(kHelping);
@@ -245,6 +257,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
     slots.advance();
     q_ring.advance();
   }
+  if (helper == 0) end_items(params.launch, blocks);
 }
 
 }  // namespace wgmma_sm90

@@ -21,6 +21,8 @@
 //   k_full       TMA's bytes (and 96 arrivals where hooks stage values): K tile, span, staged values.
 //   k_empty      an arrival a consumer warp: done with them.
 //   v_full, v_empty   likewise for V.
+//   next_wanted  one arrival an item, when K is asked for a few tiles from its end. Before, no other item is taken from those
+//                that all blocks share: it would wait here while others have nothing to do.
 // Nobody waits in a circle: an item's output follows the q_full of the next item and, where that has one tile, of the one
 // after it, whose slot is empty since the output of the item `slots` >= 3 before it, and whose Q since the last q_empty but
 // q_stages - 1.
@@ -395,6 +397,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
   if (threadIdx.x == 0) {
     constexpr int warps = 4 * Config::consumers;
     shared.zero = 0;
+    init_barrier(shared_address(&shared.next_wanted), 1);
 #pragma unroll 1
     for (int slot = 0; slot < Config::slots; ++slot) {
       init_barrier(shared_address(&shared.slot_full[slot]), 1);

@@ -200,6 +200,24 @@ inline int __shfl_xor_sync(unsigned, int x, int mask) {
 }
 inline void atomicMin(int* x, int y) { *x = y < *x ? y : *x; }
 inline void atomicMax(int* x, int y) { *x = y > *x ? y : *x; }
+inline unsigned atomicAdd(unsigned* x, unsigned y) {
+  const unsigned old = *x;
+  *x += y;
+  return old;
+}
+inline unsigned atomicInc(unsigned* x, unsigned last) {
+  const unsigned old = *x;
+  *x = old >= last ? 0 : old + 1;
+  return old;
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __reduce_max_sync(unsigned, int x) {
+  const auto* words = emulator::collect({unsigned(x)});
+  int most = x;
+  for (int lane = 0; lane < 32; ++lane) most = int(words[lane][0]) > most ? int(words[lane][0]) : most;
+  return most;
+}
 inline unsigned __ballot_sync(unsigned, int predicate) {
   const auto* words = emulator::collect({unsigned(predicate != 0)});
   unsigned bits = 0;

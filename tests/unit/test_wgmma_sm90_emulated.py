@@ -50,12 +50,20 @@ EXPORT void merge(const Params* params, int blocks, int batch) {
       emulator::run(32 * attncc::merge::kWarps, 0, [&] { attncc::merge::run_block<Config, Variant>(*params); });
     }
 }
-EXPORT int item(const Params* params, unsigned wave, unsigned block, unsigned blocks, int* out) {
-  const attncc::wgmma_sm90::Items<Config, Variant> items(params->launch, blocks);
-  if (wave >= items.waves) return -1;
-  const attncc::Work work = items.work(wave, block);
-  out[0] = work.nrows, out[1] = work.b, out[2] = work.hk, out[3] = work.slot, out[4] = work.row0;
-  return items.folded;
+EXPORT int items(const Params* params, int most, int* out) {
+  int count = 0;
+  emulator::run(32, 0, [&] {
+    const int lane = int(threadIdx.x);
+    attncc::wgmma_sm90::ItemOrder<Config, Variant> order(params->launch, lane);
+    for (unsigned unit = 0; int(unit) < most; ++unit) {
+      const attncc::Work work = order.at(unit);
+      if (work.nrows <= 0) break;
+      if (lane != 0) continue;
+      int* item = out + 5 * count++;
+      item[0] = work.b, item[1] = work.hk, item[2] = work.slot, item[3] = work.row0, item[4] = work.nrows;
+    }
+  });
+  return count;
 }
 EXPORT int shared_bytes() { return attncc::wgmma_sm90::SharedLayout<Config>::bytes; }
 """
@@ -188,44 +196,67 @@ def test_shared_memory_is_what_the_header_says(build: Any) -> None:
         assert build("causal", config).shared_bytes() == config.smem_bytes
 
 
-@pytest.mark.parametrize(
-    ("batch", "kv_heads", "group", "rows", "cols", "splits", "blocks", "folded"),
-    [
-        (3, 2, 1, 500, 500, 1, 7, False),
-        (2, 3, 3, 130, 70, 2, 5, False),
-        (1, 1, 1, 1, 1, 1, 132, False),
-        (64, 4, 1, 640, 1 << 14, 1, 30, True),
-        (64, 4, 2, 640, 1 << 14, 1, 132, True),  # an odd number of tiles
-        (16, 2, 1, 2048, 1 << 14, 3, 48, True),
-    ],
-)
-def test_every_item_once_and_blocks_alike(
-    build: Any, batch: int, kv_heads: int, group: int, rows: int, cols: int, splits: int, blocks: int, folded: bool
-) -> None:
-    """In both orders of items; and where there are many, no block has much more of a triangle than the others."""
+def items(library: ctypes.CDLL, **launch: int) -> list[tuple[int, ...]]:
+    """(b, hk, slot, row0, nrows) of every item of a launch, in their order."""
     fields = {field.name: field for field in LAUNCH_FIELDS}
     block = bytearray(LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size + 256)
-    launch = {"batch": batch, "num_kv_heads": kv_heads, "num_heads": kv_heads * group, "group": group}
-    launch |= {"max_qo_len": rows, "max_kv_len": cols, "num_splits": splits, "split_cols": cols // splits}
+    launch["num_heads"] = launch["num_kv_heads"] * launch["group"]
     for name, value in launch.items():
         struct.pack_into(FORMATS[fields[name].ctype], block, fields[name].offset, value)
-    library, out = build("causal", SMALL), (ctypes.c_int * 5)()
-    memory = (ctypes.c_char * len(block)).from_buffer(block)
-    seen: list[tuple[int, ...]] = []
-    loads = []
-    for number in range(blocks):
-        load = wave = 0
-        while (kind := library.item(memory, wave, number, blocks, out)) >= 0:
-            assert kind == folded
-            wave += 1
-            if out[0] > 0:
-                seen.append(tuple(out[1:]))
-                load += out[4] + 1
-        loads.append(load)
+    most = 1 << 15
+    out = (ctypes.c_int * (5 * most))()
+    count = library.items((ctypes.c_char * len(block)).from_buffer(block), most, out)
+    assert count < most
+    return [tuple(out[5 * i : 5 * i + 5]) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "kv_heads", "group", "rows", "cols", "splits", "blocks"),
+    [
+        (3, 2, 1, 500, 500, 1, 7),
+        (2, 3, 3, 130, 70, 2, 5),
+        (1, 1, 1, 1, 1, 1, 132),
+        (64, 4, 1, 640, 1 << 14, 1, 30),  # sections of 8 requests
+        (3, 5, 2, 640, 1 << 16, 1, 13),  # of a head
+        (40, 3, 1, 100, 100, 1, 7),  # of 32 requests
+        (16, 2, 1, 2048, 1 << 14, 3, 48),
+    ],
+)
+def test_every_item_once_and_none_is_waited_for(
+    build: Any, batch: int, kv_heads: int, group: int, rows: int, cols: int, splits: int, blocks: int
+) -> None:
+    sizes = {"batch": batch, "num_kv_heads": kv_heads, "group": group, "max_qo_len": rows, "max_kv_len": cols}
+    seen = items(build("causal", SMALL), **sizes, num_splits=splits, split_cols=cols // splits)
     tiles = -(-rows * group // SMALL.block_m)
     wanted = itertools.product(
         range(batch), range(kv_heads), range(splits), range(0, tiles * SMALL.block_m, SMALL.block_m)
     )
-    assert sorted(seen) == sorted(wanted)
-    if len(seen) > 16 * blocks:
-        assert max(loads) < 1.15 * sum(loads) / blocks
+    assert sorted(item[:4] for item in seen) == sorted(wanted)
+    loads = [0] * blocks
+    for item in seen:
+        least = min(range(blocks), key=loads.__getitem__)
+        loads[least] += item[3] + SMALL.block_m
+    assert max(loads) - min(loads) <= max(item[3] + SMALL.block_m for item in seen[-blocks:])
+
+
+def test_sections_fit_the_cache_and_begin_with_the_longest(build: Any) -> None:
+    sizes = {"batch": 4, "num_kv_heads": 6, "group": 1, "max_qo_len": 1000, "max_kv_len": 1 << 15}
+    seen = items(build("causal", SMALL), **sizes)
+    kept = (32 << 20) // ((1 << 15) * 2 * 2 * SMALL.head_dim)
+    assert kept == 4
+    sections = [list(group) for _, group in itertools.groupby(seen, key=lambda item: (item[0], item[1] // kept))]
+    assert len(sections) == 8
+    for section in sections:
+        assert [item[3] for item in section] == sorted((item[3] for item in section), reverse=True)
+
+
+def test_a_request_without_rows_has_no_item(build: Any) -> None:
+    lengths = [0, 200, 0, 128, 1, *[0] * 40, 300]
+    lens = (ctypes.c_int32 * len(lengths))(*lengths)
+    sizes = {"batch": len(lengths), "num_kv_heads": 2, "group": 1, "max_qo_len": 300, "max_kv_len": 64}
+    seen = items(build("causal", SMALL), **sizes, qo_lens=ctypes.addressof(lens))
+    rows = {(b, hk): 0 for b in range(len(lengths)) for hk in range(2)}
+    for b, hk, _, _, nrows in seen:
+        assert nrows > 0
+        rows[b, hk] += nrows
+    assert rows == {(b, hk): lengths[b] for b, hk in rows}
