@@ -39,7 +39,7 @@ def test_some_orders_of_larger_rings_end(seed: int) -> None:
 
 
 def test_two_slots_are_too_few() -> None:
-    """An item of one tile waits for the next one's Q, in the slot of the item before, and only then stores its output."""
+    """An item of one tile waits for the next one's Q, and that for the slot whose output it was to store then."""
     with pytest.raises(Broken, match="everyone waits"):
         explore(Setup((1, 1, 1), slots=2))
     explore(Setup((2, 2), slots=2))
