@@ -33,6 +33,7 @@ def test_some_orders_of_larger_rings_end(seed: int) -> None:
         stages=dice.randint(2, 4),
         q_stages=dice.randint(1, 2),
         slots=dice.randint(3, 4),
+        near=dice.randint(1, 4),
         **MODES[dice.choice(tuple(MODES))],
     )
     wander(setup, range(3))

@@ -23,8 +23,8 @@ class Broken(AssertionError):
 class Setup:
     """Sizes of the rings, and what a variant is like: ``steady`` and ``staged`` as in the kernel.
 
-    ``items`` are their numbers of tiles. Of ``warps`` is each consumer, of ``helpers`` what prepares items.
-    ``unguarded`` names barriers that nobody waits for: mistakes to be found.
+    ``items`` are their numbers of tiles; the next item is wanted ``near`` tiles before an item's end. Of ``warps`` is each
+    consumer, of ``helpers`` what prepares items. ``unguarded`` names barriers that nobody waits for: mistakes to be found.
     """
 
     items: tuple[int, ...]
@@ -34,6 +34,7 @@ class Setup:
     stages: int = 2
     q_stages: int = 1
     slots: int = 3
+    near: int = 1
     steady: bool = False
     staged: bool = False
     unguarded: frozenset[str] = frozenset()
@@ -99,7 +100,7 @@ def _loader(setup: Setup) -> list[Step]:
     for number, tiles in enumerate((*setup.items, 0)):
         slot, turn = _ring("slot", number, setup.slots)
         program.add(wait=(slot.replace("slot", "slot_full"), turn), uses=((slot, number),))
-        for _ in range(tiles):
+        for left in range(tiles, 0, -1):
             k = _ring("k", tile, setup.stages)[0]
             program.add(
                 wait=_empty("k_empty", tile, setup.stages),
@@ -107,6 +108,8 @@ def _loader(setup: Setup) -> list[Step]:
                 copies=((k.replace("k", "k_full"), k, tile),),
                 arrives=k.replace("k", "k_full"),
             )
+            if left == min(tiles, setup.near):
+                program.add(arrives=_ring("next_wanted", number, 1)[0])
             _load_v(program, setup, before)
             before, tile = tile, tile + 1
         if number == len(setup.items):
@@ -130,6 +133,8 @@ def _helper(setup: Setup, leads: bool) -> list[Step]:
         q = _ring("q", number, setup.q_stages)[0]
         q_empty, q_full = _empty("q_empty", number, setup.q_stages), q.replace("q", "q_full")
         if leads:
+            if number:
+                program.add(wait=_ring("next_wanted", number - 1, 1))
             wait = _empty("slot_empty", number, setup.slots)
             program.add(wait=wait, writes=((slot, number),), arrives=slot.replace("slot", "slot_full"))
         program.add(passes="helping")
@@ -244,6 +249,7 @@ class Model:
             ("k_empty", setup.stages, consumers),
             ("v_full", setup.stages, 1),
             ("v_empty", setup.stages, consumers),
+            ("next_wanted", 1, 1),
         ):
             expected |= {f"{name}{index}": arrivals for index in range(size)}
         meetings = {"helping": setup.helpers, **{f"turn {group}": 2 * setup.warps for group in range(setup.consumers)}}
