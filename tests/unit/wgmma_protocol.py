@@ -23,8 +23,8 @@ class Broken(AssertionError):
 class Setup:
     """Sizes of the rings, and what a variant is like: ``steady`` and ``staged`` as in the kernel.
 
-    ``items`` are their numbers of tiles; the next item is wanted ``near`` tiles before an item's end. Of ``warps`` is each
-    consumer, of ``helpers`` what prepares items. ``unguarded`` names barriers that nobody waits for: mistakes to be found.
+    ``items`` are their numbers of tiles; the next item is wanted ``near`` tiles before an item's end. Each consumer has
+    ``warps``, and ``helpers`` prepare items. ``unguarded`` names barriers that nobody waits for: mistakes to be found.
     """
 
     items: tuple[int, ...]
