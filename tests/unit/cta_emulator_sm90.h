@@ -138,6 +138,8 @@ inline void load_box(unsigned target, const TensorMap* map, unsigned barrier, in
   unsigned long long words[10];
   std::memcpy(words, static_cast<const void*>(map), sizeof words);
   if (target % 1024) emulator::fail("a swizzled box is misaligned");
+  for (int axis = 1; axis <= 4; ++axis)
+    if (words[axis] == 0) emulator::fail("a descriptor of nothing");
   const int columns = int(words[8]), rows = int(words[9]);
   std::vector<unsigned long long> copy(words, words + 10);
   const auto write = [=] {

@@ -22,6 +22,7 @@ from attncc.codegen.emit.variant import emit_variant
 from attncc.codegen.families import wgmma_sm90
 from attncc.codegen.launch_block import LAUNCH_FIELDS
 from attncc.ir.nodes import Variant
+from attncc.runtime.descriptors import Storage, stand_in
 from tests.unit import mma_sm80_variants as variants
 from tests.unit.emulated import FORMATS, ROOT, SCREEN_ENTRY
 from tests.unit.test_mma_sm80_emulated import CASES, EXAMPLES, Case, check, check_far_documents, check_generated
@@ -90,7 +91,11 @@ class Emulated:
                 tokens = (ctypes.c_int32 * (batch + 1)).from_address(launch["kv_indptr"])[batch]
                 requests = 1
             strides = [2 * launch[f"{name}_stride.{axis}"] for axis in ("token", "head", "batch")]
-            words = [launch[name], dim, tokens, kv_heads, requests, *strides, 64, self.config.block_n]
+            words = [launch[name], dim, tokens, kv_heads, requests, *strides]
+            if not tokens:  # as the runtime does
+                none = stand_in(Storage(self.config.dtype, (dim, 0, kv_heads, requests), (0, 0, 0)))
+                words = [launch["q"], *none.sizes, *none.strides]
+            words += [64, self.config.block_n]
             maps += struct.pack("<10Q", *words) + bytes(48)
         grid = (tiles, kv_heads, batch) if self.blocks is None else (self.blocks, 1, 1)
         self.library.emulate(params, maps, *grid, int(self.early))
@@ -160,6 +165,12 @@ def test_scores_that_outgrow_the_first_tiles_largest(build: Any, name: str) -> N
     """Logits hundreds above those of the first tile: its tile is done again against its own largest."""
     run(build, name, SMALL, Case((9, 64), (129, 80), heads=7, growth=60.0))
     run(build, name, SMALL, Case((40, 12), (21, 200), heads=4, kv_heads=2, splits=3, growth=60.0), early=True)
+
+
+@pytest.mark.parametrize("name", ["dense", "causal", "sink"])
+def test_no_keys_at_all(build: Any, name: str) -> None:
+    """An item without tiles asks for one all the same, through a descriptor of what is there."""
+    run(build, name, SMALL, Case((70, 3), (0, 0), heads=2))
 
 
 @pytest.mark.parametrize("name", ["dense", "documents"])
