@@ -27,6 +27,20 @@ __device__ __forceinline__ void arrive(unsigned barrier) {
   asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// PTX ISA 9.7.13.14 elect.sync: an arrival for a whole warp, after what its lanes did before; none where `counts` is 0. Which
+// lane it is the hardware says sooner than a comparison with its index.
+__device__ __forceinline__ void arrive_warp(unsigned barrier, unsigned counts = 1) {
+  __syncwarp();
+  asm volatile(
+      "{\n\t.reg .pred p, q;\n\t"
+      "setp.ne.u32 q, %1, 0;\n\t"
+      "elect.sync _|p, 0xffffffff;\n\t"
+      "and.pred p, p, q;\n\t"
+      "@p mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];\n\t}" ::"r"(barrier),
+      "r"(counts)
+      : "memory");
+}
+
 // PTX ISA 9.7.13.15.13 mbarrier.arrive.expect_tx: one arrival, and the phase waits for `bytes` more of copies.
 __device__ __forceinline__ void arrive_expecting(unsigned barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");

@@ -84,47 +84,56 @@ struct TileView {
   const volatile int* zero = nullptr;  // a 0 that no compiler knows: a mask reads staged values anew; null: as it likes
 };
 
-// A pair's weight or logit; `at` is its key, its diagonal where there are any, row and column.
+// Logits as they are.
+struct NoReference {
+  __device__ __forceinline__ constexpr float operator[](int) const { return 0.0f; }
+};
+
+// A pair's weight, or its logit relative to a reference; `at` is its key, its diagonal where there are any, row and column.
 template <class Variant, class... At>
-__device__ __forceinline__ float pair_value(float score, const typename Variant::Item& item,
+__device__ __forceinline__ float pair_value(float score, float reference, const typename Variant::Item& item,
                                             const typename Variant::Row& row, const typename Variant::Tile& tile,
                                             const At&... at) {
   if constexpr (Variant::facts.has_weight)
     return Variant::weight(score, item, row, tile, at...);
   else
-    return Variant::logits(score, item, row, tile, at...);
+    return Variant::logits(score, item, row, tile, at..., reference);
 }
 
-// Turns a tile's raw scores into logits, or into weights; in a partial tile, pairs that are masked or past col_end into
-// -inf, or 0. The values are made once, then masked in place: two copies of their code would cost registers where the
-// copies meet, and compile time. Raw: scores stay as they are, for a reduction that scales them itself.
-template <bool Raw = false, class Variant, class Fragment, class Diagonal>
-__device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragment& fragment, bool partial,
-                                      const TileView<Variant, Diagonal>& view) {
-  constexpr Facts facts = Variant::facts;
-  constexpr int cols = Fragment::n_tiles * 8;
-  const typename Variant::Item item = view.item;
+// A tile's pairs as one thread has them: turns raw scores into logits, or weights, and masks them. The values are made once,
+// then masked in place: two copies of their code would cost registers where the copies meet, and compile time.
+template <class Variant, class Fragment, class Diagonal>
+struct Pairs {
+  static constexpr Facts facts = Variant::facts;
+  static constexpr int cols = Fragment::n_tiles * 8;
+  const TileView<Variant, Diagonal>& view;
+  typename Variant::Item item;
   typename Variant::Row rows[Fragment::rows];
   int row_index[Fragment::rows];
-#pragma unroll
-  for (int slot = 0; slot < Fragment::rows; ++slot) {
-    const int i = fragment.row(slot);
-    const RowAt at = view.row_at[i];
-    rows[slot] = view.rows[i];
-    row_index[slot] = at.row;
-  }
-  // Column by column: the pairs of a column share its key.
-  const int base = view.col0 + fragment.first_col();  // of all columns of the thread
-  const auto* keys = view.keys + fragment.first_col();
-  const auto key = [&](int step) { return facts.has_key ? keys[step] : typename Variant::Key(); };
+  int base;  // of all columns of the thread
+  const typename Variant::Key* keys;
   const Diagonal* diagonals[Fragment::rows];
+
+  __device__ __forceinline__ Pairs(const Fragment& fragment, const TileView<Variant, Diagonal>& view)
+      : view(view), item(view.item), base(view.col0 + fragment.first_col()), keys(view.keys + fragment.first_col()) {
 #pragma unroll
-  for (int slot = 0; slot < Fragment::rows; ++slot) {
-    const RowAt at = view.row_at[fragment.row(slot)];
-    const int delta = at.row - view.row_lo + cols - 1 - fragment.first_col();
-    diagonals[slot] = view.diagonals + (delta + (at.h - view.h0) * view.head_deltas);
+    for (int slot = 0; slot < Fragment::rows; ++slot) {
+      const int i = fragment.row(slot);
+      const RowAt at = view.row_at[i];
+      rows[slot] = view.rows[i];
+      row_index[slot] = at.row;
+      const int delta = at.row - view.row_lo + cols - 1 - fragment.first_col();
+      diagonals[slot] = view.diagonals + (delta + (at.h - view.h0) * view.head_deltas);
+    }
   }
-  if constexpr (!Raw) {
+
+  __device__ __forceinline__ typename Variant::Key key(int step) const {
+    return facts.has_key ? keys[step] : typename Variant::Key();
+  }
+
+  // Scores become weights, or logits relative to reference[slot]. Column by column: the pairs of a column share its key.
+  template <class Reference>
+  __device__ __forceinline__ void make(float (&s)[Fragment::values], const Reference& reference) const {
 #pragma unroll
     for (int n = 0; n < Fragment::row_values; ++n) {
       const Column col(base, Fragment::step(Fragment::value(0, n)));
@@ -134,23 +143,22 @@ __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragme
         float& x = s[Fragment::value(slot, n)];
         const auto& row = rows[slot];
         if constexpr (facts.has_diagonal)
-          x = pair_value<Variant>(x, item, row, view.tile, of_col, diagonals[slot][-col.step], row_index[slot], col);
+          x = pair_value<Variant>(x, reference[slot], item, row, view.tile, of_col, diagonals[slot][-col.step],
+                                  row_index[slot], col);
         else
-          x = pair_value<Variant>(x, item, row, view.tile, of_col, row_index[slot], col);
+          x = pair_value<Variant>(x, reference[slot], item, row, view.tile, of_col, row_index[slot], col);
       }
     }
   }
-  // Runs at most once: see opaque_zero. One loop for the mask and the end of the columns: a second one would have the
-  // values copied in every tile.
-#pragma unroll 1
-  for (int left = partial; left; left = opaque_zero()) {
-    // Kept from the first time, staged values would take a register for each pair.
-    int again = 0;
-    if (!Raw && (facts.has_key || facts.has_diagonal) && view.zero != nullptr) again = *view.zero;
+
+  // Pairs that are masked or past col_end become -inf, or 0. One loop for the mask and the end of the columns: a second one
+  // would have the values copied in every tile. `again` is 0: added to places of staged values that are read anew.
+  __device__ __forceinline__ void mask(float (&s)[Fragment::values], int again) const {
+    const int first = int(opaque(unsigned(base)));  // what follows from it is no earlier than here
 #pragma unroll
     for (int n = 0; n < Fragment::row_values; ++n) {
-      const Column col(base, Fragment::step(Fragment::value(0, n)));
-      const bool inside = col.step < view.col_end - base;
+      const Column col(first, Fragment::step(Fragment::value(0, n)));
+      const bool inside = col.step < view.col_end - first;
       const typename Variant::Key of_col = key(col.step + again);
 #pragma unroll
       for (int slot = 0; slot < Fragment::rows; ++slot) {
@@ -164,6 +172,22 @@ __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragme
         x = keep ? x : (facts.has_weight ? 0.0f : -infinity());
       }
     }
+  }
+};
+
+// Both, of a tile of which `partial` is known.
+template <class Variant, class Fragment, class Diagonal>
+__device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragment& fragment, bool partial,
+                                      const TileView<Variant, Diagonal>& view) {
+  const Pairs<Variant, Fragment, Diagonal> pairs(fragment, view);
+  pairs.make(s, NoReference());
+  // Runs at most once: see opaque_zero.
+#pragma unroll 1
+  for (int left = partial; left; left = opaque_zero()) {
+    // Kept from the first time, staged values would take a register for each pair.
+    int again = 0;
+    if ((Variant::facts.has_key || Variant::facts.has_diagonal) && view.zero != nullptr) again = *view.zero;
+    pairs.mask(s, again);
   }
 }
 

@@ -92,8 +92,8 @@ struct Softmax : SoftmaxRule<accuracy> {
 
   // The same in steps, of logits that are still to be multiplied by `scale` > 0; m is then as it is before that. raise
   // moves m to the largest logit, but only where that is more than `slack` above it: weights of up to 2^(slack scale) are
-  // as good as others, and an accumulator need not shrink. weigh<Begin, End> replaces those logits by weights against m
-  // and adds them up, add takes the sums. `late`, a 0 that becomes known late, keeps weights after it.
+  // as good as others, and an accumulator need not shrink. weigh replaces logits by weights against m, add takes their
+  // sums.
   __device__ __forceinline__ void raise(const float (&s)[Fragment::values], float (&factor)[Fragment::rows], float scale,
                                         float slack) {
 #pragma unroll
@@ -112,19 +112,13 @@ struct Softmax : SoftmaxRule<accuracy> {
     }
   }
 
-  template <int Begin, int End>
-  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float scale,
-                                        float late = 0.0f) const {
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float scale) const {
     float reference[Fragment::rows];
 #pragma unroll
-    for (int slot = 0; slot < Fragment::rows; ++slot)
-      reference[slot] = late - scale * SoftmaxRule<accuracy>::reference(m[slot]);
+    for (int slot = 0; slot < Fragment::rows; ++slot) reference[slot] = -scale * SoftmaxRule<accuracy>::reference(m[slot]);
 #pragma unroll
-    for (int i = Begin; i < End; ++i) {
-      const int slot = Fragment::slot(i);
-      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, reference[slot]));
-      sums[slot][i & 1] += s[i];
-    }
+    for (int i = 0; i < Fragment::values; ++i)
+      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, reference[Fragment::slot(i)]));
   }
 
   __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
@@ -142,6 +136,42 @@ struct Softmax : SoftmaxRule<accuracy> {
 
   __device__ __forceinline__ RowState state(int slot) const {
     return {m[slot], Fragment::row_reduce(l[slot], [](float a, float b) { return a + b; })};
+  }
+};
+
+// The same of logits that are relative to the largest so far, `reference`, when they come: what adds to a score takes the
+// difference with it. raise takes what they exceed it by from them, and no slack.
+template <class Fragment, Accuracy accuracy>
+struct RelativeSoftmax : Softmax<Fragment, accuracy> {
+  using Softmax<Fragment, accuracy>::m;
+  using Softmax<Fragment, accuracy>::l;
+
+  __device__ __forceinline__ float reference(int slot) const { return SoftmaxRule<accuracy>::reference(m[slot]); }
+
+  __device__ __forceinline__ void raise(float (&s)[Fragment::values], float (&factor)[Fragment::rows], float,
+                                        float) {
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) {
+      float even = s[Fragment::value(slot, 0)], odd = s[Fragment::value(slot, 1)];
+#pragma unroll
+      for (int n = 2; n < Fragment::row_values; n += 2) {
+        even = ::fmaxf(even, s[Fragment::value(slot, n)]);
+        odd = ::fmaxf(odd, s[Fragment::value(slot, n + 1)]);
+      }
+      const float top = Fragment::row_reduce(::fmaxf(even, odd), [](float a, float b) { return ::fmaxf(a, b); });
+      const bool first = m[slot] == -infinity();
+      const float rise = first ? SoftmaxRule<accuracy>::reference(top) : ::fmaxf(top, 0.0f);
+      factor[slot] = first ? 0.0f : Fn<accuracy>::exp2(-rise);
+      m[slot] = first ? top : m[slot] + rise;
+      l[slot] *= factor[slot];
+#pragma unroll
+      for (int n = 0; n < Fragment::row_values; ++n) s[Fragment::value(slot, n)] -= rise;
+    }
+  }
+
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float) const {
+#pragma unroll
+    for (int i = 0; i < Fragment::values; ++i) s[i] = Fn<accuracy>::exp2(s[i]);
   }
 };
 
@@ -183,14 +213,9 @@ struct BoundedSoftmax : SoftmaxRule<accuracy> {
 
   __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
 
-  template <int Begin, int End>
-  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float,
-                                        float = 0.0f) const {
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float) const {
 #pragma unroll
-    for (int i = Begin; i < End; ++i) {
-      s[i] = Fn<accuracy>::exp2(s[i]);
-      sums[Fragment::slot(i)][i & 1] += s[i];
-    }
+    for (int i = 0; i < Fragment::values; ++i) s[i] = Fn<accuracy>::exp2(s[i]);
   }
 
   __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
@@ -221,12 +246,7 @@ struct Weighted : WeightRule<accuracy> {
 
   __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
 
-  template <int Begin, int End>
-  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float (&sums)[Fragment::rows][2], float,
-                                        float = 0.0f) const {
-#pragma unroll
-    for (int i = Begin; i < End; ++i) sums[Fragment::slot(i)][i & 1] += s[i];
-  }
+  __device__ __forceinline__ void weigh(float (&)[Fragment::values], float) const {}
 
   __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
 #pragma unroll
@@ -239,11 +259,17 @@ struct Weighted : WeightRule<accuracy> {
 };
 
 // What a Variant's facts choose.
-template <bool HasWeight, Accuracy accuracy, bool Bounded = false>
+template <bool HasWeight, Accuracy accuracy, bool Bounded = false, bool Relative = false>
 struct ReductionOf {
   using Rule = SoftmaxRule<accuracy>;
   template <class Fragment>
   using Running = Softmax<Fragment, accuracy>;
+};
+template <Accuracy accuracy>
+struct ReductionOf<false, accuracy, false, true> {
+  using Rule = SoftmaxRule<accuracy>;
+  template <class Fragment>
+  using Running = RelativeSoftmax<Fragment, accuracy>;
 };
 template <Accuracy accuracy>
 struct ReductionOf<false, accuracy, true> {

@@ -9,6 +9,7 @@ namespace attncc {
 struct TileSpan {
   int col;       // columns [col, col + TileCols)
   bool partial;  // mask() and the end of the columns must be tested
+  int end;       // DescendingTiles: columns from here on belong to the tile before
 };
 
 // Whether one of some rows' ranges proves every pair of columns [col, col + TileCols).
@@ -64,6 +65,47 @@ struct TileIterator {
       if (ranges[i].partial == 0 && ranges[i].lo <= start && hi > full_end) full_end = hi;
     }
     return start < col_end;
+  }
+};
+
+// The same columns from the last to the first. A tile ends at the last column that a range holds and no tile before it; one
+// that would begin before col_begin begins there, and has columns of the tile before it.
+template <int TileCols, int NumRanges>
+struct DescendingTiles {
+  const Range* ranges;  // [NumRanges]; unused entries are empty
+  int cursor, col_begin, col_end;
+  int full_begin = 0x7fffffff;  // tiles that end at the cursor and begin here or behind are full
+
+  __device__ __forceinline__ DescendingTiles(const Range* ranges, int col_begin, int col_end)
+      : ranges(ranges), cursor(col_end), col_begin(col_begin), col_end(col_end) {}
+
+  __device__ __forceinline__ bool next(TileSpan& tile) {
+    if (cursor - TileCols < full_begin && !seek()) return false;
+    const int col = cursor - TileCols;
+    tile.end = cursor;
+    tile.partial = col < full_begin;
+    cursor = col > col_begin ? col : col_begin;
+    tile.col = cursor;
+    return true;
+  }
+
+  // Moves the cursor to the end of the next tile that a range meets, and full_begin to the begin of what proves it.
+  __device__ __forceinline__ bool seek() {
+    int end = col_begin;
+#pragma unroll
+    for (int i = 0; i < NumRanges; ++i) {
+      const int lo = ranges[i].lo > col_begin ? ranges[i].lo : col_begin;
+      const int hi = ranges[i].hi < cursor ? ranges[i].hi : cursor;
+      if (lo < hi && hi > end) end = hi;
+    }
+    cursor = end;
+    full_begin = 0x7fffffff;
+#pragma unroll
+    for (int i = 0; i < NumRanges; ++i) {
+      const int lo = ranges[i].lo > col_begin ? ranges[i].lo : col_begin;
+      if (ranges[i].partial == 0 && ranges[i].hi >= end && lo < full_begin) full_begin = lo;
+    }
+    return end > col_begin;
   }
 };
 

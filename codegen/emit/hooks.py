@@ -9,21 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attncc.codegen.emit.columns import by_step
-from attncc.codegen.emit.diagonals import by_diagonal
+from attncc.codegen.emit.diagonals import OnDiagonal, by_diagonal
 from attncc.codegen.emit.params import over_tokens
-from attncc.codegen.emit.positions import positions
+from attncc.codegen.emit.positions import COL, COL_STEP, positions
 from attncc.codegen.emit.screen import ScreenHook, screen_hook
 from attncc.codegen.emit.stages import split_loads
 from attncc.codegen.emit.vectors import VectorHook, vector_hook
+from attncc.codegen.emit.views import Element, Fetch
 from attncc.ir.nodes import INPUTS, Binary, Branch, Expr, Input, Param, Select, Variant
 from attncc.ir.types import Type
-from attncc.ir.walk import substitute
+from attncc.ir.walk import substitute, walk
 from attncc.passes.scale import fold_scale, fold_sink, fold_weight
 
 SERVES = frozenset(
     {"sm_scale", "query", "key", "value", "score", "logits", "mask", "sink", "weight", "normalize", "output"}
 )
 SCORE, TOTAL, LSE = Input("score"), Input("total"), Input("lse")
+REFERENCE = Input("reference")  # of a row: what a kernel subtracts from its logits, a value of the softmax's state
 SM_SCALE = Param("$sm_scale", Type.F32)  # the block's value, uniform over heads; no user's name starts with $
 
 
@@ -87,26 +89,47 @@ def kernel_hooks(variant: Variant) -> Hooks:
     value = _rename(value, branch)
     staged = by_diagonal([value] if mask is None else [value, mask], variant)
 
-    def to_kernel(expr: Expr | None) -> Expr | None:
-        return None if expr is None else split_loads(positions(substitute(_rename(expr, branch), staged)), tokens)
-
-    def of_pair(expr: Expr | None) -> Expr | None:
-        made = to_kernel(expr)
-        return None if made is None else by_step(made)
+    def to_kernel(expr: Expr) -> Expr:
+        return split_loads(positions(substitute(_rename(expr, branch), staged)), tokens)
 
     vectors = {"query": branch.query, "key": branch.key, "value": branch.value, "out": variant.output}
     written = {name: expr for name, expr in vectors.items() if expr is not None}
+    plain = not weighted and branch.logits is None and branch.score is None
+    sink, made = fold_sink(branch), by_step(to_kernel(value))
     return Hooks(
-        logits=None if weighted else of_pair(value),
-        plain=not weighted and branch.logits is None and branch.score is None,
-        mask=of_pair(mask),
-        sink=to_kernel(fold_sink(branch)),
-        weight=of_pair(value) if weighted else None,
-        normalize=to_kernel(branch.normalize),
+        logits=None if weighted else made if plain else _relative(made),
+        plain=plain,
+        mask=None if mask is None else by_step(to_kernel(mask)),
+        sink=None if sink is None else to_kernel(sink),
+        weight=made if weighted else None,
+        normalize=None if branch.normalize is None else to_kernel(branch.normalize),
         vectors={name: vector_hook(positions(_rename(expr, branch)), name) for name, expr in written.items()},
         written=written,
         screen=screen_hook(None if mask is None else positions(mask), tokens),
     )
+
+
+def _relative(logits: Expr) -> Expr:
+    """``logits`` minus REFERENCE, taken from what is known first of what is added to the score: where that is a row's, all
+    of its pairs share the difference."""
+    if isinstance(logits, Binary) and logits.op in ("add", "sub"):
+        left, right = logits.left, logits.right
+        if _late(left) <= _late(right):
+            return Binary(logits.op, _relative(left), right)
+        if logits.op == "add":
+            return Binary("add", left, _relative(right))
+        return Binary("sub", left, Binary("add", right, REFERENCE))
+    return Binary("sub", logits, REFERENCE)
+
+
+def _late(expr: Expr) -> int:
+    """How late a summand is known: with the score, by pair, by the constant step of a column, before."""
+    below = set(walk(expr))
+    if SCORE in below:
+        return 3
+    if any(isinstance(node, OnDiagonal | Element | Fetch) for node in below):
+        return 2
+    return 1 if COL_STEP in below or COL in below else 0
 
 
 def _scale(branch: Branch) -> Expr:

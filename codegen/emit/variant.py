@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from attncc.codegen.emit.diagonals import DELTA
 from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
 from attncc.codegen.emit.formula import formula, shortest
-from attncc.codegen.emit.hooks import LSE, SCORE, TOTAL, kernel_hooks
+from attncc.codegen.emit.hooks import LSE, REFERENCE, SCORE, TOTAL, kernel_hooks
 from attncc.codegen.emit.params import STORAGE_CTYPE, Block, Names, layout
 from attncc.codegen.emit.positions import COL, COL_BASE, COL_STEP, ROW
 from attncc.codegen.emit.ranges import range_count, write_ranges
@@ -314,7 +314,7 @@ class _Writer:
         plan = self.plan
         members = {"item.": plan.item, "r.": plan.row, "c.": plan.key, "diagonal.": plan.diagonal}
         member_leaf = self._member_leaf(members)
-        leaves: dict[Expr, str] = {SCORE: "score", ROW: "row", COL: "col"}
+        leaves: dict[Expr, str] = {SCORE: "score", ROW: "row", COL: "col", REFERENCE: "reference"}
         leaves |= {COL_BASE: "column.base", COL_STEP: "column.step"}
         apart = any(node in (COL_BASE, COL_STEP) for node in walk(expr))
         self.out.add()
@@ -322,7 +322,8 @@ class _Writer:
         span = self._span(written) if written is not None else None
         diagonal = "const Diagonal& diagonal, " if plan.diagonal else ""
         arguments = f"({first}const Item& item, const Row& r, {tile}const Key& c, {diagonal}int row, "
-        arguments += "attncc::Column column)" if apart else "int col)"
+        arguments += "attncc::Column column" if apart else "int col"
+        arguments += ", float reference = 0.0f)" if name == "logits" else ")"
 
         def leaf(node: Expr) -> str | None:
             return leaves.get(node) or member_leaf(node)

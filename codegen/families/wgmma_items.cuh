@@ -30,6 +30,20 @@ struct SharedLayout {
 
 #ifdef ATTNCC_KERNELS
 
+// How a variant's softmax runs.
+template <class Config, class Variant>
+struct Softmaxes {
+  static constexpr Facts facts = Variant::facts;
+  // Against a fixed reference of 0.
+  static constexpr bool bounded =
+      facts.logit_bound > 0.0f && facts.logit_bound <= FixedReference<typename Config::Element>::most;
+  // The hook that makes logits takes a row's reference from them.
+  static constexpr bool relative = Config::steady && facts.has_logits && !facts.has_weight && !bounded;
+  // An item's tiles come from the last to the first. Penalties of distance make the last keys of a causal row weigh most:
+  // their tile then gives the reference for all others.
+  static constexpr bool descends = relative && !facts.has_screen;
+};
+
 constexpr int kLoaders = 128, kHelpers = 96;  // threads of the loading warpgroup; of its warps 1 - 3
 
 // What a K stage holds, in one word: the columns from col on, below 2^28, and flags.
@@ -68,6 +82,7 @@ struct alignas(1024) Shared {
   unsigned long long k_full[Config::stages], k_empty[Config::stages], v_full[Config::stages], v_empty[Config::stages];
   unsigned long long next_wanted;
   StageSpan spans[Config::stages];
+  int ends[Config::stages];  // of tiles that come from the last to the first: see TileSpan
   RowState states[Config::block_m];  // of the rows of the last item that a consumer has ended: each warp's own
   int zero;
   ItemSlot<Config, Variant> slots[Config::slots];
@@ -82,6 +97,8 @@ __device__ __forceinline__ auto reached_tiles(const Launch& launch, const ItemSl
   if constexpr (facts.has_screen)
     return TilesOf<facts.has_screen>::template walk<Config::block_n>(
         slot.ranges, screen_of<Config, Variant>(launch, slot.work), slot.work.col0, slot.col_end);
+  else if constexpr (Softmaxes<Config, Variant>::descends)
+    return DescendingTiles<Config::block_n, facts.num_ranges>(slot.ranges, slot.work.col0, slot.col_end);
   else
     return TileIterator<Config::block_n, facts.num_ranges>(slot.ranges, slot.work.col0, slot.col_end);
 }
@@ -100,6 +117,7 @@ struct ItemTiles {
     if (!found && !any) {
       span.col = tiles.col_end;
       span.partial = true;
+      span.end = tiles.col_end;
       found = true;
     }
     any = true;

@@ -86,6 +86,7 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
         wait<Config::checked>(shared_address(&shared.k_empty[stage]), k_ring.parity ^ 1);
         shared.spans[stage].word = span.col << 3 | (span.partial ? kPartial : 0) | (more ? 0 : kLast) |
                                    (span.col + Config::block_n > col_end && !clipped ? kTail : 0);
+        if constexpr (Softmaxes<Config, Variant>::descends) shared.ends[stage] = span.end;
         arrive_expecting(k_full, KTile::bytes);
 #pragma unroll 1
         for (int panel = 0; panel < KTile::panels; ++panel)

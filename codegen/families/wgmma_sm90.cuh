@@ -162,8 +162,9 @@ __device__ __forceinline__ void multiply_again(float (&s)[Scores::values], const
 // and its weight should be 1: another is rounded, the sum that it is divided by is not.
 constexpr float kLargestSum = 256.0f;
 
-// Where a consumer is: in an item's first tile; behind the first of all; in the last of all; behind it.
-constexpr unsigned kOpens = 1, kBegun = 2, kEnds = 4, kFinished = 8;
+// Where a consumer is: in an item's first tile; behind the first of all; in the last of all; behind it; before all of the
+// item's rows have met an attended pair.
+constexpr unsigned kOpens = 1, kBegun = 2, kEnds = 4, kFinished = 8, kUnsettled = 16;
 
 template <class Config, class Variant>
 __device__ __forceinline__ void multiply_items(const typename Variant::Params& params, Shared<Config, Variant>& shared,
@@ -176,19 +177,18 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   using KTile = typename Layout::KTile;
   using VTile = typename Layout::VTile;
   using Slot = ItemSlot<Config, Variant>;
-  constexpr bool bounded =
-      Variant::facts.logit_bound > 0.0f && Variant::facts.logit_bound <= FixedReference<Element>::most;
-  using Reduction =
-      typename ReductionOf<Variant::facts.has_weight, Config::accuracy, bounded>::template Running<Scores>;
+  constexpr bool bounded = Softmaxes<Config, Variant>::bounded;
   using Diagonal = typename Shared<Config, Variant>::Diagonal;
   constexpr Facts facts = Variant::facts;
   constexpr int block_n = Config::block_n, consumers = Config::consumers;
   constexpr bool plain = !facts.has_logits && !facts.has_weight;
-  // Scores of plain products hardly grow along a row: the largest of the first tile serves them all, unless weights
-  // against it show otherwise. Then the tile is done again. An item's last tile is not: its Q is given back before.
-  constexpr bool steady = Config::steady && plain && !facts.has_key && !facts.has_diagonal;
+  // Logits hardly grow along a row, from the diagonal on at least: the largest of the first tile serves them all, unless
+  // weights against it show otherwise. Then the tile is done again. An item's last tile is not: its Q is given back before.
+  constexpr bool relative = Softmaxes<Config, Variant>::relative;
+  constexpr bool steady = relative || (Config::steady && plain && !facts.has_key && !facts.has_diagonal);
+  using Reduction =
+      typename ReductionOf<facts.has_weight, Config::accuracy, bounded, relative>::template Running<Scores>;
   constexpr bool staged = Shared<Config, Variant>::staged;
-  constexpr int before = Scores::values * 3 / 16 * 4;  // of a tile's weights: what is made while P V runs
 
   const int thread = int(threadIdx.x) - kLoaders;
   const int group = __shfl_sync(0xffffffffu, thread >> 7, 0);
@@ -211,9 +211,8 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
 
   // What one lane reads for all: ptxas keeps what follows from it in uniform registers, of which there are enough.
   const auto uniform_of = [](int x) { return __shfl_sync(0xffffffffu, x, 0); };
-  const auto release = [&](unsigned long long& barrier) {
-    __syncwarp();
-    if ((opaque_thread() & 31) == 0) arrive(shared_address(&barrier));
+  const auto release = [&](unsigned long long& barrier, unsigned counts = 1) {
+    arrive_warp(shared_address(&barrier), counts);
   };
   // Both are issued, not waited for.
   const auto multiply_k = [&]() {
@@ -236,10 +235,11 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   wait_products<0>();
   pin(s);
   Reduction reduction;
-  unsigned status = kOpens;
+  unsigned status = kOpens | kUnsettled;
 
   // On top of the loop S is done, and the product of the tile before it with V may be running. Behind the last tile it is
-  // gone through once more with a tile that is none, for the output of the last item.
+  // gone through once more with a tile that is none, for the output of the last item. What seldom happens is asked for
+  // together: a question whose answer is uniform takes thirty cycles.
 #pragma unroll 1
   while (true) {
     const Slot& slot = shared.slots[slots.stage];
@@ -247,9 +247,8 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     const float scale = plain ? slot.scale : 1.0f;
     const bool last = (span.word & kLast) != 0;
     jitter<Config::jittered>();
-    if (!(status & kFinished)) {
-      if constexpr (!steady && !staged) release(shared.k_empty[k_ring.stage]);
-      if (last) release(shared.q_empty[q_ring.stage]);
+    if constexpr (!steady && !staged) {
+      if (!(status & kFinished)) release(shared.k_empty[k_ring.stage]);
     }
     Ring<Config::stages> k_next = k_ring;
     k_next.advance();
@@ -259,7 +258,11 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     q_next.advance();
 
     float factor[Scores::rows], sums[Scores::rows][2];
-    bool again = false;
+#pragma unroll
+    for (int i = 0; i < Scores::rows; ++i) factor[i] = 1.0f;
+    unsigned again = 0;
+    bool raised = false;
+    int next_word = 0;
 #pragma unroll 1
     while (true) {
       typename Variant::Tile uniform{};
@@ -277,49 +280,71 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           facts.diagonal_per_head ? slot.row_hi - slot.row_lo + block_n - 1 : 0,
           slot.work.h0,
           span.col(),
-          slot.col_end,
-          &shared.zero};
-      visit<plain>(s, scores, (span.word & kPartial) != 0, view);
+          Softmaxes<Config, Variant>::descends ? shared.ends[k_ring.stage] : slot.col_end};
+      const Pairs<Variant, Scores, Diagonal> pairs(scores, view);
+      if constexpr (!plain) {
+        float reference[Scores::rows];
+#pragma unroll
+        for (int i = 0; i < Scores::rows; ++i) reference[i] = reduction.reference(i);
+        pairs.make(s, reference);
+      }
+      // A loop that runs at most once, as values that it changes stay where they are: see opaque_zero.
+      const unsigned seldom = unsigned(span.word & (kPartial | kLast)) | (status & kUnsettled) | again;
+#pragma unroll 1
+      for (unsigned left = seldom; left; left = opaque_zero()) {
+        if (last && !again && !(status & kFinished)) release(shared.q_empty[q_ring.stage]);
+        // Kept from the first time, staged values would take a register for each pair.
+        const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
+#pragma unroll 1
+        for (int some = span.word & kPartial; some; some = opaque_zero()) pairs.mask(s, anew);
+        if constexpr (steady) {
+          raised = again || last || (status & kUnsettled);
+          if (raised) {
+            reduction.raise(s, factor, scale, 0.0f);
+            if (__all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
+          }
+        }
+      }
       if constexpr (!steady && staged) {
         if (!(status & kFinished)) release(shared.k_empty[k_ring.stage]);
       }
+      if constexpr (!steady) reduction.raise(s, factor, scale, plain ? slot.slack : 8.0f);
 
-#pragma unroll
-      for (int i = 0; i < Scores::rows; ++i) {
-        factor[i] = 1.0f;
-        sums[i][0] = sums[i][1] = 0.0f;
-      }
-      if constexpr (steady) {
-        if (again || last || !__all_sync(0xffffffffu, reduction.settled())) reduction.raise(s, factor, scale, 0.0f);
-      } else {
-        reduction.raise(s, factor, scale, plain ? slot.slack : 8.0f);
-      }
-      // Most exponentials run beside the product before; the rest beside what else there is to do once it is there.
-      // ptxas would have them all on one side: the wait for the next tile of K, which is there as a rule, asks whether
-      // sums of the first are a NaN that no addition gives, and the rest need a 0 that is read after it.
-      reduction.template weigh<0, before>(s, sums, scale);
+      // Exponentials run beside the product before. What makes them stay there: the wait for the next tile of K, which is
+      // there as a rule, asks whether the last ones are a NaN that no exponential is. Sums wait: an addition that follows
+      // its exponential closely holds the next ones up.
+      reduction.weigh(s, scale);
       pin(s);
       unsigned never = 0;
 #pragma unroll
-      for (int i = 0; i < Scores::rows; ++i)
-        never |= unsigned(float_to_bits(sums[i][0]) == ~0u) | unsigned(float_to_bits(sums[i][1]) == ~0u);
+      for (int i = Scores::values - 4; i < Scores::values; ++i) never |= unsigned(float_to_bits(s[i]) == ~0u);
       if (last && !(status & kFinished)) {
         wait<false>(shared_address(&shared.q_full[q_next.stage]), q_next.parity ^ never);
         if (uniform_of(shared.slots[slot_next.stage].stop)) status |= kEnds;
       }
       jitter<Config::jittered>();
-      if (!(status & (kEnds | kFinished))) wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
+      // Behind the last tile that is a phase which is over.
+      wait<false>(shared_address(&shared.k_full[k_next.stage]),
+                  k_next.parity ^ never ^ unsigned((status & (kEnds | kFinished)) != 0));
+      next_word = shared.spans[k_next.stage].word;
       wait_products<0>();
       pin(output);
-      if ((status & (kOpens | kBegun)) == (kOpens | kBegun) && !again) {
-        Ring<Config::slots> stored = slots;
-        if (!(status & kFinished)) stored.retreat();
-        store_rows<Config, Variant>(params.launch, shared.slots[stored.stage], Outputs(opaque_thread() - kLoaders), output,
-                                    shared.states);
-        release(shared.slot_empty[stored.stage]);
+      if ((status & kOpens) && !again) {
+        if (status & kBegun) {
+          Ring<Config::slots> stored = slots;
+          if (!(status & kFinished)) stored.retreat();
+          store_rows<Config, Variant>(params.launch, shared.slots[stored.stage], Outputs(opaque_thread() - kLoaders),
+                                      output, shared.states);
+          release(shared.slot_empty[stored.stage]);
+        }
+        if (status & kFinished) return;
       }
-      reduction.template weigh<before, Scores::values>(s, sums, scale,
-                                                       *reinterpret_cast<const volatile float*>(&shared.zero));
+#pragma unroll
+      for (int i = 0; i < Scores::rows; ++i) sums[i][0] = sums[i][1] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < Scores::values; ++i) sums[Scores::slot(i)][i & 1] += s[i];
+#pragma unroll
+      for (int i = 0; i < Scores::rows; ++i) pin(sums[i]);  // else they are made twice, for the test below and after it
       // Two accumulator tiles side by side are one A operand: the layouts coincide. A softmax's weights are at most 1:
       // f16 holds them.
 #pragma unroll
@@ -330,26 +355,25 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       if constexpr (!steady) {
         break;
       } else {
-        bool fine = true;
+        bool fine = again || last;
 #pragma unroll
         for (int i = 0; i < Scores::rows; ++i)
-          fine = fine & (sums[i][0] < kLargestSum) & (sums[i][1] < kLargestSum);
-        if (again || last || __all_sync(0xffffffffu, fine)) break;
-        again = true;
+          fine = fine | ((sums[i][0] < kLargestSum) & (sums[i][1] < kLargestSum));
+        if (__all_sync(0xffffffffu, fine)) break;
+        again = 1;
         multiply_again<Config>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_ring.stage * QTile::bytes,
                                base + Layout::k + k_ring.stage * KTile::bytes);
       }
     }
-    if (status & kFinished) break;
     reduction.add(sums);
-    if (status & kBegun) release(shared.v_empty[v_ring.stage]);
+    release(shared.v_empty[v_ring.stage], status & kBegun);
     v_ring.advance();
     if constexpr (steady) release(shared.k_empty[k_ring.stage]);
     if constexpr (Reduction::rescales) {
       bool same = true;
 #pragma unroll
       for (int i = 0; i < Scores::rows; ++i) same = same & (factor[i] == 1.0f);
-      if (!(status & kOpens) && !__all_sync(0xffffffffu, same)) {
+      if ((!steady || raised) && !(status & kOpens) && !__all_sync(0xffffffffu, same)) {
 #pragma unroll
         for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
       }
@@ -357,16 +381,17 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
 
     // The next tile's product, of a stage that nobody writes where there is none, then this tile's.
     const bool tail = (span.word & kTail) != 0;
-    const int end = slot.col_end - span.col();
+    const int col = span.col();
     k_ring = k_next;
     if (last) q_ring = q_next;
-    if (!(status & kEnds)) span.word = uniform_of(shared.spans[k_ring.stage].word);
+    span.word = uniform_of(next_word);
     if constexpr (consumers > 1) sync_named<256>(kTurn + group);
     fence_products();
     multiply_k();
     jitter<Config::jittered>();
     wait<false>(shared_address(&shared.v_full[v_ring.stage]), v_ring.parity);
-    if (tail) zero_rows<Config>(smem + Layout::v + v_ring.stage * VTile::bytes, end, group, opaque_thread() & 127);
+    if (tail)
+      zero_rows<Config>(smem + Layout::v + v_ring.stage * VTile::bytes, slot.col_end - col, group, opaque_thread() & 127);
     fence_products();  // P and O were written since
     multiply_v(!(status & kOpens));
     if constexpr (consumers > 1) arrive_named<256>(kTurn + next_group);
@@ -380,8 +405,11 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       }
       reduction = Reduction();
       if (!(status & kEnds)) slots = slot_next;
+      status |= kOpens | kUnsettled;
+    } else {
+      status &= ~kOpens;
     }
-    status = kBegun | (last ? kOpens : 0u) | (status & kEnds ? kFinished : 0u);
+    status |= kBegun | (status & kEnds ? kFinished : 0u);
     wait_products<1>();
     pin(s);
   }

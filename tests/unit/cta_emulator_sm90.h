@@ -121,6 +121,11 @@ inline void arrive(unsigned barrier) {
   ++phase.arrived;
   emulator::settle(phase);
 }
+inline void arrive_warp(unsigned barrier, unsigned counts = 1) {
+  __syncwarp();
+  if ((threadIdx.x & 31) == 0 && counts) arrive(barrier);
+}
+
 inline void arrive_expecting(unsigned barrier, int bytes) {
   emulator::phase(barrier).bytes += bytes;
   arrive(barrier);

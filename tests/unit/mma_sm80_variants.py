@@ -12,7 +12,7 @@ from attncc.codegen.launch_block import scalar_fields, tensor_fields, token_tens
 
 _PLAIN_LOGITS = """
   static __device__ __forceinline__ float logits(float score, const Item& item, const Row&, const Tile&, const Key&,
-                                                 int, int) {
+                                                 int, int, float = 0.0f) {
     return score * item.scale;
   }
 """
@@ -126,8 +126,8 @@ _VARIANTS: Final[Mapping[str, str]] = {
         _NO_ROW, _NO_KEY, _NO_TILE, _NO_SINK,
         """
   static __device__ __forceinline__ float logits(float score, const Item& item, const Row&, const Tile&, const Key&,
-                                                 int, int) {
-    return fast::mul(item.outer, fast::tanh(fast::mul(score, item.inner)));
+                                                 int, int, float reference = 0.0f) {
+    return fast::mul(item.outer, fast::tanh(fast::mul(score, item.inner))) - reference;
   }
   static __device__ __forceinline__ int ranges(const Params& p, const attncc::Work& work, int row_lo, int row_hi,
                                                attncc::Range* out) {
@@ -159,8 +159,8 @@ _VARIANTS: Final[Mapping[str, str]] = {
         _NO_KEY, _NO_TILE, _NO_SINK, _CAUSAL_RANGES, _CAUSAL_MASK,
         """
   static __device__ __forceinline__ float logits(float score, const Item& item, const Row& row, const Tile&, const Key&,
-                                                 int r, int col) {
-    return score * item.scale + row.slope * exact::to_f32(col - r - item.delta);
+                                                 int r, int col, float reference = 0.0f) {
+    return score * item.scale + (row.slope * exact::to_f32(col - r - item.delta) - reference);
   }
 """,
     ),
@@ -380,8 +380,8 @@ _VARIANTS: Final[Mapping[str, str]] = {
     return {p.table.load(exact::abs(delta)) * attncc::kLog2E, delta == 0 || (delta & 1)};
   }
   static __device__ __forceinline__ float logits(float score, const Item& item, const Row&, const Tile&, const Key&,
-                                                 const Diagonal& diagonal, int, int) {
-    return score * item.scale + diagonal.bias;
+                                                 const Diagonal& diagonal, int, int, float reference = 0.0f) {
+    return score * item.scale + (diagonal.bias - reference);
   }
   static __device__ __forceinline__ int ranges(const Params&, const attncc::Work& work, int, int, attncc::Range* out) {
     out[0] = {0, work.col0 + work.ncols, 1};
