@@ -119,6 +119,7 @@ class Emitter:
     def __init__(self, out: Text, facts: Facts, leaf: Leaf, tensor: Callable[[str], str]) -> None:
         self.out, self.facts, self.leaf, self.tensor = out, facts, leaf, tensor
         self.names = 0
+        self.written: Span | None = None  # of nodes that nobody wrote
 
     def values(self, roots: Iterable[Expr]) -> list[str]:
         """Writes what ``roots`` need and returns an expression for each."""
@@ -157,7 +158,7 @@ class Emitter:
 
     def _span(self, node: Expr) -> Span | None:
         spans = self.facts.spans.get(node)
-        return spans[0] if spans else None
+        return spans[0] if spans else self.written
 
     def _order(self, roots: list[Expr], done: dict[Expr, Printed]) -> tuple[list[Expr], dict[Expr, list[Expr]]]:
         """What is not yet written below the roots, operands first, and each one's users. Leaves go to ``done``."""

@@ -110,8 +110,8 @@ def kernel_hooks(variant: Variant) -> Hooks:
 
 
 def _relative(logits: Expr) -> Expr:
-    """``logits`` minus REFERENCE, taken from what is known first of what is added to the score: where that is a row's, all
-    of its pairs share the difference."""
+    """``logits`` minus REFERENCE, taken from what is known first of what is added to the score: where that is a row's,
+    all of its pairs share the difference."""
     if isinstance(logits, Binary) and logits.op in ("add", "sub"):
         left, right = logits.left, logits.right
         if _late(left) <= _late(right):

@@ -336,7 +336,9 @@ class _Writer:
             if out_of_line:
                 self.out.add(f"return {name}_of({', '.join(passed)});", span)
             else:
-                (value,) = self._emitter(self.out, leaf, "").values([expr])
+                emitter = self._emitter(self.out, leaf, "")
+                emitter.written = span
+                (value,) = emitter.values([expr])
                 self.out.add(f"return {value};", span)
 
     def _out_of_line(self, name: str, ctype: str, expr: Expr, leaf: Leaf, span: Span | None) -> list[str]:

@@ -77,6 +77,7 @@ struct alignas(1024) Shared {
   static constexpr bool staged = Variant::facts.has_key || Variant::facts.has_diagonal;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
   static constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;
+  static constexpr int value_stages = Config::stages + 1;  // of what hooks stage: made before its K has a place
 
   unsigned long long slot_full[Config::slots], slot_empty[Config::slots], q_full[Config::q_stages], q_empty[Config::q_stages];
   unsigned long long k_full[Config::stages], k_empty[Config::stages], v_full[Config::stages], v_empty[Config::stages];
@@ -86,8 +87,8 @@ struct alignas(1024) Shared {
   RowState states[Config::block_m];  // of the rows of the last item that a consumer has ended: each warp's own
   int zero;
   ItemSlot<Config, Variant> slots[Config::slots];
-  alignas(16) char keys[(Variant::facts.has_key ? Config::stages * Config::block_n : 1) * sizeof(typename Variant::Key)];
-  alignas(16) char diagonals[(Variant::facts.has_diagonal ? Config::stages * diagonal_capacity : 1) * sizeof(Diagonal)];
+  alignas(16) char keys[(Variant::facts.has_key ? value_stages * Config::block_n : 1) * sizeof(typename Variant::Key)];
+  alignas(16) char diagonals[(Variant::facts.has_diagonal ? value_stages * diagonal_capacity : 1) * sizeof(Diagonal)];
 };
 
 // The tiles that an item's ranges reach; of those, where the variant has a screen, what captured data leave.

@@ -166,11 +166,13 @@ __device__ __forceinline__ void load_rows(const typename Variant::Params& params
   fence_proxy();  // wgmma reads what cp.async wrote
 }
 
-// Warps 1 - 3: what hooks stage beside every tile of K.
+// Warps 1 - 3: what hooks stage beside every tile of K. It is made while the K stage is not empty yet: values have a stage
+// more, whose last tile was done when the K stage before was empty.
 template <class Config, class Variant>
 __device__ __forceinline__ void stage_values(const typename Variant::Params& params,
                                              const ItemSlot<Config, Variant>& slot, Shared<Config, Variant>& shared,
-                                             int helper, Ring<Config::stages>& ring) {
+                                             int helper, Ring<Config::stages>& ring,
+                                             Ring<Shared<Config, Variant>::value_stages>& values) {
   constexpr Facts facts = Variant::facts;
   constexpr int block_n = Config::block_n;
   using Diagonal = typename Shared<Config, Variant>::Diagonal;
@@ -180,12 +182,10 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
   TileSpan span;
 #pragma unroll 1
   while (tiles.next(span)) {
-    const int stage = ring.stage;
     jitter<Config::jittered>();
-    wait<Config::checked>(shared_address(&shared.k_empty[stage]), ring.parity ^ 1);
     const bool real = span.col < slot.col_end;  // else no value of the tile counts
     if constexpr (facts.has_key) {
-      auto* keys = reinterpret_cast<typename Variant::Key*>(shared.keys) + stage * block_n;
+      auto* keys = reinterpret_cast<typename Variant::Key*>(shared.keys) + values.stage * block_n;
 #pragma unroll 1
       for (int i = real ? helper : block_n; i < block_n; i += kHelpers) {
         const int col = span.col + i < last ? span.col + i : last;
@@ -197,7 +197,7 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
     }
     if constexpr (facts.has_diagonal) {
       auto* diagonals =
-          reinterpret_cast<Diagonal*>(shared.diagonals) + stage * Shared<Config, Variant>::diagonal_capacity;
+          reinterpret_cast<Diagonal*>(shared.diagonals) + values.stage * Shared<Config, Variant>::diagonal_capacity;
       const int deltas = slot.row_hi - slot.row_lo + block_n - 1, first = slot.row_lo - (span.col + block_n - 1);
       const int count = real ? (facts.diagonal_per_head ? slot.work.pack : 1) * deltas : 0;
 #pragma unroll 1
@@ -206,8 +206,10 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
         diagonals[i] = Variant::diagonal(params, item, slot.work.h0 + head, first + i - head * deltas);
       }
     }
-    arrive(shared_address(&shared.k_full[stage]));
+    wait<Config::checked>(shared_address(&shared.k_empty[ring.stage]), ring.parity ^ 1);
+    arrive(shared_address(&shared.k_full[ring.stage]));
     ring.advance();
+    values.advance();
   }
 }
 
@@ -219,6 +221,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
   Ring<Config::slots> slots;
   Ring<Config::q_stages> q_ring;
   Ring<Config::stages> ring;
+  Ring<Shared<Config, Variant>::value_stages> values;
   const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
   unsigned unit = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   ItemOrder<Config, Variant> order(params.launch, helper & 31);
@@ -254,7 +257,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
       load_rows<Config, Variant>(params, slot, q_empty, q_ring.parity ^ 1, smem + place, memory + place, helper);
     arrive(shared_address(&shared.q_full[q_ring.stage]));
     if (stop) break;
-    if constexpr (Shared<Config, Variant>::staged) stage_values(params, slot, shared, helper, ring);
+    if constexpr (Shared<Config, Variant>::staged) stage_values(params, slot, shared, helper, ring, values);
     slots.advance();
     q_ring.advance();
   }

@@ -185,7 +185,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   // Logits hardly grow along a row, from the diagonal on at least: the largest of the first tile serves them all, unless
   // weights against it show otherwise. Then the tile is done again. An item's last tile is not: its Q is given back before.
   constexpr bool relative = Softmaxes<Config, Variant>::relative;
-  constexpr bool steady = relative || (Config::steady && plain && !facts.has_key && !facts.has_diagonal);
+  constexpr bool steady = relative || (Config::steady && plain);
   using Reduction =
       typename ReductionOf<facts.has_weight, Config::accuracy, bounded, relative>::template Running<Scores>;
   constexpr bool staged = Shared<Config, Variant>::staged;
@@ -205,6 +205,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
 #pragma unroll
   for (int i = 0; i < Outputs::values; ++i) output[i] = 0.0f;
   Ring<Config::stages> k_ring, v_ring;
+  Ring<Shared<Config, Variant>::value_stages> values;
   v_ring.retreat();  // it advances before a tile's product
   Ring<Config::slots> slots;
   Ring<Config::q_stages> q_ring;
@@ -271,9 +272,9 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       const TileView<Variant, Diagonal> view{
           item,
           uniform,
-          reinterpret_cast<const typename Variant::Key*>(shared.keys) + (facts.has_key ? k_ring.stage * block_n : 0),
+          reinterpret_cast<const typename Variant::Key*>(shared.keys) + (facts.has_key ? values.stage * block_n : 0),
           reinterpret_cast<const Diagonal*>(shared.diagonals) +
-              (facts.has_diagonal ? k_ring.stage * Shared<Config, Variant>::diagonal_capacity : 0),
+              (facts.has_diagonal ? values.stage * Shared<Config, Variant>::diagonal_capacity : 0),
           reinterpret_cast<const typename Variant::Row*>(slot.rows),
           slot.row_at,
           slot.row_lo,
@@ -281,12 +282,14 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           slot.work.h0,
           span.col(),
           Softmaxes<Config, Variant>::descends ? shared.ends[k_ring.stage] : slot.col_end};
-      const Pairs<Variant, Scores, Diagonal> pairs(scores, view);
-      if constexpr (!plain) {
+      using TilePairs = Pairs<Variant, Scores, Diagonal>;
+      if constexpr (relative) {
         float reference[Scores::rows];
 #pragma unroll
         for (int i = 0; i < Scores::rows; ++i) reference[i] = reduction.reference(i);
-        pairs.make(s, reference);
+        TilePairs(scores, view).make(s, reference);
+      } else if constexpr (!plain) {
+        TilePairs(scores, view).make(s, NoReference());
       }
       // A loop that runs at most once, as values that it changes stay where they are: see opaque_zero.
       const unsigned seldom = unsigned(span.word & (kPartial | kLast)) | (status & kUnsettled) | again;
@@ -296,7 +299,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         // Kept from the first time, staged values would take a register for each pair.
         const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
 #pragma unroll 1
-        for (int some = span.word & kPartial; some; some = opaque_zero()) pairs.mask(s, anew);
+        for (int some = span.word & kPartial; some; some = opaque_zero()) TilePairs(Scores(opaque_thread() - kLoaders), view).mask(s, anew);
         if constexpr (steady) {
           raised = again || last || (status & kUnsettled);
           if (raised) {
@@ -355,11 +358,11 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       if constexpr (!steady) {
         break;
       } else {
-        bool fine = again || last;
+        bool fine = true;
 #pragma unroll
         for (int i = 0; i < Scores::rows; ++i)
-          fine = fine | ((sums[i][0] < kLargestSum) & (sums[i][1] < kLargestSum));
-        if (__all_sync(0xffffffffu, fine)) break;
+          fine = fine & (sums[i][0] < kLargestSum) & (sums[i][1] < kLargestSum);
+        if (__all_sync(0xffffffffu, fine | (again != 0) | last)) break;
         again = 1;
         multiply_again<Config>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_ring.stage * QTile::bytes,
                                base + Layout::k + k_ring.stage * KTile::bytes);
@@ -383,6 +386,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     const bool tail = (span.word & kTail) != 0;
     const int col = span.col();
     k_ring = k_next;
+    if constexpr (staged) values.advance();
     if (last) q_ring = q_next;
     span.word = uniform_of(next_word);
     if constexpr (consumers > 1) sync_named<256>(kTurn + group);

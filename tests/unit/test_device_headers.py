@@ -92,6 +92,13 @@ int tiles(const Range* ranges, int begin, int end, int align, int* out) {
   return align == 16 ? walk(TileIterator<16, 3>(ranges, begin, end), out)
                      : walk(TileIterator<16, 3, 1>(ranges, begin, end), out);
 }
+int descending_tiles(const Range* ranges, int begin, int end, int* out) {
+  DescendingTiles<16, 3> tiles(ranges, begin, end);
+  TileSpan tile;
+  int count = 0;
+  for (; tiles.next(tile); ++count) { *out++ = tile.col; *out++ = tile.end; *out++ = tile.partial; }
+  return count;
+}
 int is_proven(const Range* ranges, int col, int end) { return proven<16, 3>(ranges, col, end); }
 float load2(const TensorRef<float, 2>* tensor, int i, int j) { return tensor->load(i, j); }
 int load_i64(const TensorRef<i64, 1>* tensor, int i) { return tensor->load(i); }
@@ -219,6 +226,29 @@ def test_tiles_are_the_union_of_the_ranges(probe: ctypes.CDLL, align: int) -> No
         place = rng.randrange(begin, 200)
         proven = any(not p and lo <= place and place + 16 <= min(hi, end) for lo, hi, p in ranges)
         assert probe.is_proven(flat, place, end) == proven, (ranges, place, end)
+
+
+def test_descending_tiles_are_the_union_of_the_ranges(probe: ctypes.CDLL) -> None:
+    """Each column of a range in one tile's own part, from the last; a tile ends at the last one left and does not begin
+    before the first of all; full only when one range proves all of it, and all of it is its own."""
+    rng = random.Random(11)
+    for _ in range(3000):
+        begin = 16 * rng.randrange(4)
+        end = rng.randrange(0, 200)
+        ranges = [(rng.randrange(-50, 220), rng.randrange(-50, 220), rng.randrange(2)) for _ in range(3)]
+        out = (ctypes.c_int * 96)()
+        flat = (ctypes.c_int * 9)(*[x for r in ranges for x in r])
+        count = probe.descending_tiles(flat, begin, end, out)
+        got = [tuple(out[3 * i : 3 * i + 3]) for i in range(count)]
+        left = {c for lo, hi, _ in ranges for c in range(max(lo, begin), min(hi, end))}
+        wanted = []
+        while left:
+            last = max(left) + 1
+            col = max(last - 16, begin)
+            full = any(not p and lo <= col and col + 16 <= last <= min(hi, end) for lo, hi, p in ranges)
+            wanted.append((col, last, int(not full)))
+            left -= set(range(col, last))
+        assert got == wanted, (ranges, begin, end)
 
 
 class Tensor2(ctypes.Structure):

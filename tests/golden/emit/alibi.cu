@@ -1,8 +1,8 @@
 struct Params {
   attncc::Launch launch;
-  attncc::TensorRef<float, 1> slopes;  // tensor slopes: f32, byte 320
+  attncc::TensorRef<float, 1> slopes;  // tensor slopes: f32, byte 328
 };
-static_assert(sizeof(Params) == 344, "the host fills the block by the offsets above");
+static_assert(sizeof(Params) == 352, "the host fills the block by the offsets above");
 
 struct Variant {
   using Params = ::Params;
@@ -65,9 +65,9 @@ struct Variant {
 
   // logits = score + slopes[h] * (k - q)
   static __device__ __forceinline__ float logits(float score, const Item& item, const Row& r, const Tile&,
-      const Key& c, int row, attncc::Column column) {
-    return score * item.sm_scale + (r.slopes * float(item.k_start + column.base - r.q)
-        + r.slopes * float(column.step));
+      const Key& c, int row, attncc::Column column, float reference = 0.0f) {
+    const float t0 = r.slopes * float(item.k_start + column.base - r.q) - reference + r.slopes * float(column.step);
+    return score * item.sm_scale + t0;
   }
 
   static __device__ __forceinline__ float sink(const Item&, const Row&) {

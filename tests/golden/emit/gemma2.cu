@@ -1,9 +1,9 @@
 struct Params {
   attncc::Launch launch;
-  attncc::Scalar<float> softcap;  // param softcap: f32, byte 320
-  attncc::Scalar<int> window;  // param window: i32, byte 336
+  attncc::Scalar<float> softcap;  // param softcap: f32, byte 328
+  attncc::Scalar<int> window;  // param window: i32, byte 344
 };
-static_assert(sizeof(Params) == 352, "the host fills the block by the offsets above");
+static_assert(sizeof(Params) == 360, "the host fills the block by the offsets above");
 
 struct Variant {
   using Params = ::Params;
@@ -77,8 +77,8 @@ struct Variant {
 
   // logits = softcap * tanh(score / softcap)
   static __device__ __forceinline__ float logits(float score, const Item& item, const Row& r, const Tile&,
-      const Key& c, int row, int col) {
-    return item.softcap * fast::tanh(score * item.sm_scale_softcap);
+      const Key& c, int row, int col, float reference = 0.0f) {
+    return item.softcap * fast::tanh(score * item.sm_scale_softcap) - reference;
   }
 
   static __device__ __forceinline__ float sink(const Item&, const Row&) {
