@@ -62,7 +62,7 @@ struct ItemSlot {
   Range ranges[Variant::facts.num_ranges];
   Work work;
   int row_lo, row_hi, col_end;
-  int reach;  // the end of its last range
+  int reach;  // about where its tiles end: the end of its last range, or the begin of its first one
   int stop;   // it is no item but the end
   // Of plain scores: the magnitude of what logits are scores times, where that is 0 a 1, and how far weights against an old
   // maximum may rise: to 2^8.

@@ -43,7 +43,10 @@ __device__ __forceinline__ void fill_slot(const typename Variant::Params& params
   slot.scale = scale == 0.0f ? 1.0f : scale;
   slot.slack = Fn<Accuracy::fast>::div(8.0f, slot.scale);
   int count = Variant::ranges(params, work, slot.row_lo, slot.row_hi, slot.ranges);
-  slot.reach = count > 0 ? slot.ranges[count - 1].hi : 0;
+  if constexpr (Softmaxes<Config, Variant>::descends)
+    slot.reach = count > 0 && slot.ranges[0].lo > work.col0 ? slot.ranges[0].lo : work.col0;
+  else
+    slot.reach = count > 0 ? slot.ranges[count - 1].hi : 0;
 #pragma unroll 1
   for (; count < Variant::facts.num_ranges; ++count) slot.ranges[count] = Range{0, 0, 1};
 }
@@ -74,7 +77,8 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
     ItemTiles<Config, Variant> tiles(launch, slot);
     TileSpan span{}, following{};
     if (!stop) tiles.next(span);
-    const int near = slot.reach - kNear * Config::block_n;
+    constexpr bool descends = Softmaxes<Config, Variant>::descends;
+    const int near = slot.reach + (descends ? kNear : -kNear) * Config::block_n;
     bool more = true, wanted = stop;
 #pragma unroll 1
     while (more) {
@@ -86,14 +90,14 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
         wait<Config::checked>(shared_address(&shared.k_empty[stage]), k_ring.parity ^ 1);
         shared.spans[stage].word = span.col << 3 | (span.partial ? kPartial : 0) | (more ? 0 : kLast) |
                                    (span.col + Config::block_n > col_end && !clipped ? kTail : 0);
-        if constexpr (Softmaxes<Config, Variant>::descends) shared.ends[stage] = span.end;
+        if constexpr (descends) shared.ends[stage] = span.end;
         arrive_expecting(k_full, KTile::bytes);
 #pragma unroll 1
         for (int panel = 0; panel < KTile::panels; ++panel)
           load_box(smem + Layout::k + stage * KTile::bytes + panel * KTile::panel_bytes, k_map, k_full, panel * 64,
                    base + span.col, hk, b);
         k_ring.advance();
-        if (!wanted && (!more || span.col >= near)) {
+        if (!wanted && (!more || (descends ? span.col <= near : span.col >= near))) {
           arrive(shared_address(&shared.next_wanted));
           wanted = true;
         }
