@@ -51,6 +51,11 @@ def test_a_tile_that_may_be_done_again_needs_a_second_stage() -> None:
         explore(Setup((2,), stages=1, steady=True))
 
 
+def test_values_made_before_their_key_has_a_place_need_a_stage_of_their_own() -> None:
+    with pytest.raises(Broken, match=r"^keys \d"):
+        explore(Setup((3,), staged=True, more_values=0))
+
+
 @pytest.mark.parametrize("barrier", BARRIERS)
 def test_no_barrier_is_waited_for_in_vain(barrier: str) -> None:
     """Without one of the waits, some order of the same roles goes wrong."""

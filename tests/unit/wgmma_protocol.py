@@ -23,8 +23,9 @@ class Broken(AssertionError):
 class Setup:
     """Sizes of the rings, and what a variant is like: ``steady`` and ``staged`` as in the kernel.
 
-    ``items`` are their numbers of tiles; the next item is wanted ``near`` tiles before an item's end. Each consumer has
-    ``warps``, and ``helpers`` prepare items. ``unguarded`` names barriers that nobody waits for: mistakes to be found.
+    ``items`` are their numbers of tiles; the next item is wanted ``near`` tiles before an item's end. What hooks
+    stage is made before its K has a place, and has ``more_values`` stages than K. Each consumer has ``warps``, and
+    ``helpers`` prepare items. ``unguarded`` names barriers that nobody waits for: mistakes to be found.
     """
 
     items: tuple[int, ...]
@@ -35,6 +36,7 @@ class Setup:
     q_stages: int = 1
     slots: int = 3
     near: int = 1
+    more_values: int = 1
     steady: bool = False
     staged: bool = False
     unguarded: frozenset[str] = frozenset()
@@ -94,6 +96,11 @@ def _empty(name: str, number: int, size: int) -> tuple[str, int]:
     return barrier, turn - 1
 
 
+def _keys(setup: Setup, tile: int) -> tuple[str, int]:
+    """Where what hooks stage beside a tile lies, and the tile."""
+    return f"keys {tile % (setup.stages + setup.more_values)}", tile
+
+
 def _loader(setup: Setup) -> list[Step]:
     """load_tiles: a tile's K, then the V of the tile before it."""
     program, tile, before = _Program(), 0, -1
@@ -148,7 +155,8 @@ def _helper(setup: Setup, leads: bool) -> list[Step]:
         for _ in range(tiles if setup.staged else 0):
             k = _ring("k", tile, setup.stages)[0]
             wait = _empty("k_empty", tile, setup.stages)
-            program.add(wait=wait, writes=((f"keys {k}", tile),) if leads else (), arrives=k.replace("k", "k_full"))
+            program.add(writes=(_keys(setup, tile),) if leads else ())
+            program.add(wait=wait, arrives=k.replace("k", "k_full"))
             tile += 1
         program.add(done=(slot,))
     return program.steps
@@ -180,14 +188,14 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
     program.add(uses=((f"rows {slot_of(0)}", 0), (q_of(0)[0], 0)))
     if turns and group == setup.consumers - 1:
         program.add(meets="turn 0")
-    keys = ((f"keys {k_of[0][0]}", 0),) if setup.staged else ()
+    keys = (_keys(setup, 0),) if setup.staged else ()
     program.add(wait=full(k_of[0], "k"), uses=((k_of[0][0], 0), (f"span {k_of[0][0]}", 0), *keys))
     for tile in range(count):
         number, k = of_tile[tile], k_of[tile][0]
         last = tile + 1 == count or of_tile[tile + 1] != number
         opens = tile == 0 or of_tile[tile - 1] != number
         ends = tile + 1 == count
-        given = (k, f"span {k}", *((f"keys {k}",) if setup.staged else ()))
+        given = (k, f"span {k}", *((_keys(setup, tile)[0],) if setup.staged else ()))
         if not setup.steady and not setup.staged:
             program.add(done=given, arrives=k.replace("k", "k_empty"))
         if last:
@@ -200,9 +208,12 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
             program.add(wait=full(q, "q"), uses=((slot, number + 1), (q[0], ANYTHING if ends else number + 1), *what))
         following = k_of[tile + 1][0]
         if not ends:
-            keys = ((f"keys {following}", tile + 1),) if setup.staged else ()
+            keys = (_keys(setup, tile + 1),) if setup.staged else ()
             uses = ((following, tile + 1), (f"span {following}", tile + 1), *keys)
             program.add(wait=full(k_of[tile + 1], "k"), uses=uses)
+        else:
+            over, turn = full(k_of[tile + 1], "k")
+            program.add(wait=(over, turn - 1), uses=((f"span {following}", ANYTHING),), done=(f"span {following}",))
         if tile > 0:
             v = v_of[tile - 1][0]
             if opens:  # the output of the item before, once its last product is there
@@ -219,6 +230,8 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
             program.add(meets=f"turn {(group + 1) % setup.consumers}")
         if ends:
             program.add(done=(following, q_of(number + 1)[0]))
+    beyond = _ring("k", count + 1, setup.stages)
+    program.add(wait=(full(beyond, "k")[0], beyond[1] - 1))
     program.add(done=held_q(of_tile[-1]), arrives=slot_of(of_tile[-1]).replace("slot", "slot_empty"))
     return program.steps
 
@@ -257,7 +270,8 @@ class Model:
         barriers, named = ({name: i for i, name in enumerate(names)} for names in (expected, meetings))
         self.places = [f"{part}{slot}" for slot in range(setup.slots) for part in ("slot", "rows slot")]
         self.places += [f"q{stage}" for stage in range(setup.q_stages)]
-        self.places += [f"{part}{stage}" for stage in range(setup.stages) for part in ("k", "span k", "keys k", "v")]
+        self.places += [f"{part}{stage}" for stage in range(setup.stages) for part in ("k", "span k", "v")]
+        self.places += [f"keys {stage}" for stage in range(setup.stages + setup.more_values)]
         place = {name: index for index, name in enumerate(self.places)}
         self.roles = list(roles)
         self.steps = [
