@@ -20,10 +20,11 @@ from typing import Any, Literal, get_args
 from attncc.diagnostics import ArtifactError
 
 # Raised with every change of the manifest's meaning; an artifact of another schema is refused, never guessed at.
-SCHEMA = 5
+SCHEMA = 6
 MANIFEST = "manifest.json"
-# Of an entry: the kernel; what combines its splits; what runs before it and finds the tiles to visit.
-Role = Literal["main", "merge", "screen"]
+# Of an entry: the kernel; what combines its splits; what runs before it, to find the tiles to visit and to apply
+# hooks on vectors.
+Role = Literal["main", "merge", "screen", "transform"]
 ROLES: tuple[Role, ...] = get_args(Role)
 # Kinds of storage of keys and values: with strides that a TMA descriptor has, and with any.
 LayoutKind = Literal["contiguous", "strided"]
@@ -160,6 +161,8 @@ class Manifest:
     merge: LaunchRule | None = None  # how the entry `merge` is launched; None: the kernel does not split
     screen: LaunchRule | None = None  # how the entry `screen` is launched, before `main`; None: nothing is to be found
     screen_bytes: int = 0  # of device memory for each block of `screen`
+    transform: LaunchRule | None = None  # how the entry `transform` is launched, before `main`; None: there is none
+    transformed: tuple[str, ...] = ()  # of q, k and v, what `transform` makes anew and `main` reads instead
     schema: int = SCHEMA
 
 
@@ -271,6 +274,8 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         launch=_rule(body["launch"]),
         merge=None if body["merge"] is None else _rule(body["merge"]),
         screen=None if body["screen"] is None else _rule(body["screen"]),
+        transform=None if body["transform"] is None else _rule(body["transform"]),
+        transformed=tuple(body["transformed"]),
         abi=Abi(
             size=abi["size"],
             words=tuple(Word(**word) for word in abi["words"]),

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelSpec", "Stages", "compile_variant", "stages"]
 
-STAGES = ("ir", "cuda", "ptx", "cubin", "merge", "screen", "sass", "manifest", "report")
+STAGES = ("ir", "cuda", "ptx", "cubin", "merge", "screen", "transform", "sass", "manifest", "report")
 
 _SOURCES = tuple(Path(package.__path__[0]) for package in (attncc.codegen, attncc.ir, attncc.passes))
 _known: dict[tuple[Path, str], Artifact] = {}  # by cache folder and key: a process reads an artifact once
@@ -204,6 +204,11 @@ class Stages:
         """The cubin of the entry that finds the tiles to visit; b"" where nothing is to be found."""
         return self.artifact.cubins.get("screen", b"")
 
+    @property
+    def transform(self) -> bytes:
+        """The cubin of the entry that applies hooks on vectors; b"" where there is none."""
+        return self.artifact.cubins.get("transform", b"")
+
     @cached_property
     def sass(self) -> str:
         """Machine code. Raises ToolchainError A1008 without a disassembler."""
@@ -252,12 +257,12 @@ class Stages:
         return json.dumps(value, indent=2) + "\n" if isinstance(value, dict) else value
 
     def _make(self) -> Artifact:
-        from attncc.codegen.families import merge, screen
+        from attncc.codegen.families import merge, screen, transform
         from attncc.passes.ranges import tile_program
 
         made = self.compiled
         cubins = {role: program.cubin for role, program in made.items()}
-        config, screening = self.choice.config, self.source.screen
+        config, screening, transformed = self.choice.config, self.source.screen, self.source.transformed
         manifest = Manifest(
             variant=self.variant.name,
             family=self.choice.family,
@@ -286,6 +291,8 @@ class Stages:
             merge=_rule(merge.launch_rule()),
             screen=None if screening is None else _rule(screen.launch_rule(config.block_m, **asdict(screening))),
             screen_bytes=0 if screening is None else screen.BITMAP_BYTES,
+            transform=_rule(transform.launch_rule(transformed)) if transformed else None,
+            transformed=transformed,
             abi=_abi(self.variant, self.source, config.launch_rule().get("maps", ())),
             features=tuple(sorted(features(self.variant).hooks)),
             own_scale=self.variant.branches[0].sm_scale is not None,

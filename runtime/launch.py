@@ -113,6 +113,7 @@ class Kernel:
 
         self.main = entry("main", manifest.launch)
         self.merge, self.screen = entry("merge", manifest.merge), entry("screen", manifest.screen)
+        self.transform = entry("transform", manifest.transform)
         self.slots = slots(on.index)
         # Blocks that run at once, as the tile table means them to.
         self.resident = on.sms * max(manifest.tile.get("min_blocks", 1), 1)
@@ -157,6 +158,8 @@ def launch_words(call: Inputs, *, own_scale: bool) -> dict[str, int | float]:
         "launch.max_qo_len": shapes.qo_len,
         "launch.max_kv_len": shapes.kv_len,
         "launch.split_tokens": call.tokens,
+        "launch.qo_tokens": call.tokens,
+        "launch.kv_tokens": shapes.kv_tokens if call.kv_layout.ragged else shapes.batch * shapes.kv_len,
     }
     strided = [("q", call.q, call.layout), ("k", call.k, call.kv_layout), ("v", call.v, call.kv_layout)]
     strided += [(name, made, call.layout) for name, made in (("out", call.out), ("lse", call.lse)) if made is not None]

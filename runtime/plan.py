@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from attncc.runtime import tensors
-from attncc.runtime.descriptors import Maps
+from attncc.runtime.descriptors import OPERANDS, Maps
 from attncc.runtime.driver import bindings, call, launch_config
 from attncc.runtime.launch import (
     Inputs,
@@ -25,7 +25,7 @@ from attncc.runtime.launch import (
     tensor_words,
     token_indptr,
 )
-from attncc.runtime.layouts import MAX_START
+from attncc.runtime.layouts import LAYOUTS, MAX_START, RAGGED, Layout
 from attncc.runtime.slots import Lane, captured
 from attncc.runtime.splits import Splits
 from attncc.runtime.tensors import Library, View
@@ -90,9 +90,16 @@ class Plan:
             check_alignment("out", inputs.out, layout, manifest.alignment)
             self.out_span = _reach(inputs.out)
         self._arrays(inputs, splits)
+        # What the kernel reads of q, k and v: as given, or as the entry `transform` makes it.
+        read = {
+            name: _contiguous(tensor, place) if name in manifest.transformed else (tensor, place)
+            for name, tensor, place in places
+        }
+        made = [(OPERANDS.index(name), read[name][0]) for name in manifest.transformed]
+        self.made = tuple((index, _Array(tensor.shape, tensor.array.dtype, None)) for index, tensor in made)
         self.maps: Maps | None = None
         if manifest.abi.maps:
-            self.maps = Maps(manifest.abi.maps, {name: (tensor, place) for name, tensor, place in places})
+            self.maps = Maps(manifest.abi.maps, read)
             with kernel.device.current():
                 self.maps.bytes_at(inputs.q.pointer, inputs.k.pointer, inputs.v.pointer)
 
@@ -111,6 +118,10 @@ class Plan:
             check_grid(shapes, grid)
             self.screens = _Array((math.prod(grid) * manifest.screen_bytes // 4,), library.dtypes["f32"], None)
             self.launches.insert(0, (kernel.screen, grid, manifest.screen))
+        if manifest.transform is not None:
+            grid = kernel.grid(manifest.transform, words)
+            check_grid(shapes, grid)
+            self.launches.insert(0, (kernel.transform, grid, manifest.transform))
         if splits.count > 1:
             assert manifest.merge is not None
             grid = kernel.grid(manifest.merge, words)
@@ -169,6 +180,7 @@ class Plan:
         self.at_split = at("split_out"), at("split_state")
         self.at_merged = at("merged_out"), at("merged_state")
         self.at_screens = at("screens")
+        self.at_made = at("made_q"), at("made_k"), at("made_v")
         pointers: list[tuple[int, int]] = []
         repeated: list[tuple[int, int]] = []
         numbers: list[tuple[int, int, bool]] = []
@@ -246,6 +258,10 @@ class Plan:
         else:
             split = None
         screens = None if self.screens is None else self._make(self.screens)
+        made = [(index, self._make(array)) for index, array in self.made] if self.made else ()
+        read = [at_q, at_k, at_v]
+        for index, array in made:
+            read[index] = pointer(array)
 
         stream = self.library.stream(self.device)
         found = self._lanes.get(stream)
@@ -259,7 +275,7 @@ class Plan:
             call(bindings().cuCtxPushCurrent(self.kernel.device.context))
         try:
             maps = self.maps
-            described = b"" if maps is None else maps.bytes_at(at_q, at_k, at_v)
+            described = b"" if maps is None else maps.bytes_at(*read)
             with lane.lock:
                 status, capturing = self._capturing(lane.stream)
                 if status:
@@ -280,6 +296,8 @@ class Plan:
                         words[self.at_merged[0]], words[self.at_merged[1]] = pointer(acc), pointer(state)
                 if screens is not None:
                     words[self.at_screens] = pointer(screens)
+                for index, _ in made:
+                    words[self.at_made[index]] = read[index]
                 for index, place in self.given_pointers:
                     words[place] = pointer(given[index])
                 for index, place, is_float in self.given_numbers:
@@ -306,7 +324,7 @@ class Plan:
         finally:
             if pushed:
                 call(bindings().cuCtxPopCurrent())
-        del keep, screens  # the allocator may reuse it from here on, in the order of the stream
+        del keep, screens, made  # the allocator may reuse it from here on, in the order of the stream
         return Results(out, lse, acc, state)
 
     def _make(self, wanted: _Array) -> Any:
@@ -335,6 +353,15 @@ class Plan:
         )
         found = self._lanes[stream] = lane, launches
         return found
+
+
+def _contiguous(tensor: View, layout: Layout) -> tuple[View, Layout]:
+    """What ``transform`` makes of a tensor of that layout, at another address: tokens, then heads, then channels."""
+    tokens, heads, dim = tensor.shape[layout.token], tensor.shape[layout.head], tensor.shape[-1]
+    if layout.ragged:
+        return replace(tensor, shape=(tokens, heads, dim), strides=(heads * dim, dim, 1)), RAGGED["nhd"]
+    shape = (tensor.shape[0], tokens, heads, dim)
+    return replace(tensor, shape=shape, strides=(tokens * heads * dim, heads * dim, dim, 1)), LAYOUTS["nhd"]
 
 
 def _reach(tensor: View) -> tuple[int, int]:

@@ -28,11 +28,12 @@ SUFFIXES = {
     "cubin": "cubin",
     "merge": "merge.cubin",
     "screen": "screen.cubin",
+    "transform": "transform.cubin",
     "sass": "sass",
     "manifest": "json",
     "report": "report.json",
 }
-BINARY = ("cubin", "merge", "screen")
+BINARY = ("cubin", "merge", "screen", "transform")
 FRONT = ("ast", "ir")  # need no kernel family, so they exist for variants that none serves
 DEFAULT_TARGET = "sm_90a"
 
@@ -123,6 +124,8 @@ def command(
             }
             if "screen" in kinds and not made["screen"]:
                 raise click.UsageError(f"--emit=screen: no captured tensor decides which tiles {stem} visits")
+            if "transform" in kinds and not made["transform"]:
+                raise click.UsageError(f"--emit=transform: {stem} transforms no vector before its kernel")
             if verbose and "cuda" not in kinds:
                 _say_made(result)
     return _write(kinds, output, stem, made)

@@ -71,16 +71,24 @@
 // first, the dot products over channels, are facts.<hook>.sums numbers: sums[i] = Σ_d ..._term(i, ..., d), computed in
 // order, so that term i may read sums[0 .. i - 1]. i is a constant wherever it is called.
 //
-//   template <class X> static float query(const Params&, const Item&, const X& x, const float* sums, int row, int h, int d);
-//   template <class X> static float query_term(int i, <the same>);
-//   template <class X> static float key_vector(const Params&, const Item&, const X& x, const float* sums, int col, int d);
-//   template <class X> static float key_vector_term(int i, <the same>);
-//   template <class X> static float value_vector(const Params&, const Item&, const X& x, const float* sums, int col, int d);
-//   template <class X> static float value_vector_term(int i, <the same>);
+//   struct QueryChannel; static QueryChannel query_channel(const Params&, const Item&, int row, int d);
+//   struct KeyChannel;   static KeyChannel key_channel(const Params&, const Item&, int col, int d);
+//   struct ValueChannel; static ValueChannel value_channel(const Params&, const Item&, int col, int d);
+//       What a hook computes of its token and channel, whichever the head and the vector; the Item may be any head's.
+//   template <class X> static float query(const Params&, const Item&, const X& x, const float* sums, int row, int h, int d,
+//                                         const QueryChannel&);
+//   template <class X> static float key_vector(const Params&, const Item&, const X& x, const float* sums, int col, int d,
+//                                              const KeyChannel&);
+//   template <class X> static float value_vector(const Params&, const Item&, const X& x, const float* sums, int col, int d,
+//                                                const ValueChannel&);
 //       Computed in f32, rounded to the element type, for the request's own rows and columns only.
+//   template <class X> static float query_term(int i, <query's, but for the QueryChannel>);
+//   template <class X> static float key_vector_term(int i, <likewise>), value_vector_term(int i, <likewise>);
+//   struct OutputRow; static OutputRow output_row(const Params&, const Item&, float total, float lse, int row, int h);
+//       What the hook computes of a row, whichever the channel.
 //   template <class X> static float output(const Params&, const Item&, const X& x, const float* sums, float total,
-//                                          float lse, int row, int h, int d);
-//   template <class X> static float output_term(int i, <the same>);
+//                                          float lse, int row, int h, int d, const OutputRow&);
+//   template <class X> static float output_term(int i, <likewise>);
 //       After normalisation (and after the splits are merged), before rounding. total is Σ weight, for a softmax e^lse;
 //       lse is the natural logarithm of the denominator, -inf with weights.
 //
@@ -149,10 +157,12 @@ struct Box {
   int row_lo, row_hi, col_lo, col_hi;
 };
 
-// A hook on vectors: whether it is there, and how many sums over channels it needs.
+// A hook on vectors: whether it is there, how many sums over channels it needs, and whether it, or a sum's term, reads
+// other channels than its own.
 struct VectorHook {
   bool present;
   int sums;
+  bool across;
 };
 
 struct Facts {
@@ -287,7 +297,10 @@ struct Launch {
   float* merged_out;    // null: `merge` writes out; else it leaves a state: [split_tokens, num_heads, head_dim_v]
   float* merged_state;  // [split_tokens, num_heads, 2]
   void* screens;  // where the entry `screen` leaves what `main` visits: device/screen.cuh
+  // What the entry `transform` makes of q, k and v, each null where it makes nothing of it: contiguous, [tokens, heads, dim].
+  void *made_q, *made_k, *made_v;
   i64 split_tokens;
+  i64 qo_tokens, kv_tokens;  // of the storage, all requests together
   int num_splits;  // 0 means 1; the grid of `main` is num_splits times as wide
   int split_cols;  // columns a split covers, a multiple of the tile width
   // Of a family whose blocks take items as they get free: 0 before a launch, and after it.
@@ -319,6 +332,11 @@ __device__ __forceinline__ Geometry geometry(const Launch& launch, int b) {
   const bool given = q_starts != nullptr || explicit_start != 0;
   g.q_start = given ? q_start : g.k_start + g.kv_len - g.qo_len;
   return g;
+}
+
+// The index of a request's token in storage of all requests' tokens: the ragged one, or b * max_len + token.
+__device__ __forceinline__ i64 token_index(const int* indptr, int base, int max_len, int b, int token) {
+  return indptr ? i64(base) + token : i64(b) * max_len + token;
 }
 
 constexpr float kLog2E = 1.4426950408889634f;

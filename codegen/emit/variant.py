@@ -19,9 +19,9 @@ from attncc.codegen.emit.params import STORAGE_CTYPE, Block, Names, layout
 from attncc.codegen.emit.positions import COL, COL_BASE, COL_STEP, ROW
 from attncc.codegen.emit.ranges import range_count, write_ranges
 from attncc.codegen.emit.screen import is_read_by_column, write_bounds, write_program
-from attncc.codegen.emit.stages import Member, Plan, key_reads, pair_cost, plan
+from attncc.codegen.emit.stages import Member, Plan, key_reads, pair_cost, plan, value_name
 from attncc.codegen.emit.text import Text
-from attncc.codegen.emit.vectors import LENGTHS, VectorHook
+from attncc.codegen.emit.vectors import LENGTHS, VectorHook, kept
 from attncc.codegen.emit.views import Axes, Pointer, Whole
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Coord, Expr, Extent, Param, Variant
@@ -36,12 +36,19 @@ _OUT_OF_LINE = "static __device__ __attribute__((noinline))"
 _INLINE_LIMIT = 90  # instructions a pair; two copies for each of a thread's 64 and more pairs are inlined
 _GEOMETRY = {"$q_start": "q_start", "$k_start": "k_start", "qo_len": "qo_len", "kv_len": "kv_len"}
 _LAUNCH = ("batch", "num_heads", "num_kv_heads")
-# Vector hooks: the Variant's function, and what it takes behind the vector.
+# Vector hooks: the Variant's function, and what it takes behind the vector; the struct of what it has computed before,
+# the function that does, and what that takes.
 _VECTORS = {
-    "query": ("query", "int row, int h, int d"),
-    "key": ("key_vector", "int col, int d"),
-    "value": ("value_vector", "int col, int d"),
-    "out": ("output", "float total, float lse, int row, int h, int d"),
+    "query": ("query", "int row, int h, int d", "QueryChannel", "query_channel", "int row, int d"),
+    "key": ("key_vector", "int col, int d", "KeyChannel", "key_channel", "int col, int d"),
+    "value": ("value_vector", "int col, int d", "ValueChannel", "value_channel", "int col, int d"),
+    "out": (
+        "output",
+        "float total, float lse, int row, int h, int d",
+        "OutputRow",
+        "output_row",
+        "float total, float lse, int row, int h",
+    ),
 }
 _RANGE_INPUTS = {
     "row_lo": "row_lo",
@@ -65,17 +72,19 @@ class Screening:
 @dataclass(frozen=True)
 class VariantSource:
     """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``; ``screen``: the launch
-    rule's terms of a Variant that has one."""
+    rule's terms of a Variant that has one. ``transformed``: of q, k and v, those on which it has a hook."""
 
     text: Text
     block: Block
     screen: Screening | None
+    transformed: tuple[str, ...] = ()
 
 
 def emit_variant(variant: Variant) -> VariantSource:
     """The C++ of a canonical variant whose hooks are within hooks.SERVES."""
     writer = _Writer(variant)
-    return VariantSource(writer.write(), writer.block, writer.screening)
+    transformed = tuple(name[0] for name in ("query", "key", "value") if name in writer.hooks.vectors)
+    return VariantSource(writer.write(), writer.block, writer.screening, transformed)
 
 
 class _Writer:
@@ -131,7 +140,9 @@ class _Writer:
     def _facts(self) -> None:
         def vector(name: str) -> str:
             hook = self.hooks.vectors.get(name)
-            return "{false, 0}" if hook is None else f"{{true, {len(hook.terms)}}}"
+            if hook is None:
+                return "{false, 0}"
+            return f"{{true, {len(hook.terms)}{', true' if hook.across else ''}}}"
 
         hooks, true = self.hooks, {False: "false", True: "true"}
         values = [
@@ -145,7 +156,7 @@ class _Writer:
             (true[hooks.weight is not None], "has_weight"),
             (true[bool(self.plan.diagonal)], "has_diagonal"),
             (true[self.diagonal_per_head], "diagonal_per_head"),
-            *((vector(name), f"{'output' if name == 'out' else name} (present, sums)") for name in LENGTHS),
+            *((vector(name), f"{'output' if name == 'out' else name} (present, sums, across)") for name in LENGTHS),
             (true[bool(self.key_reads)], "key_reads"),
             (true[hooks.screen is not None], "has_screen"),
             (true[self.screen_per_head], "screen_per_head"),
@@ -199,16 +210,19 @@ class _Writer:
         if self.key_reads:
             structs.append(("KeyRead", self.key_reads))
         for name, members in structs:
-            self.out.add()
-            if not members:
-                self.out.add(f"struct {name} {{}};")
-                continue
-            with self.out.block(f"struct {name}", "};"):
-                for member in members:
-                    text = formula(member.expr, 90)
-                    remark = "" if text == member.name else f"  // {text}"
-                    stored = self._stored_ctype(member.expr) if name == "KeyRead" else self._ctype(member.expr)
-                    self.out.add(f"{stored} {member.name};{remark}")
+            self._struct(name, members)
+
+    def _struct(self, name: str, members: tuple[Member, ...]) -> None:
+        self.out.add()
+        if not members:
+            self.out.add(f"struct {name} {{}};")
+            return
+        with self.out.block(f"struct {name}", "};"):
+            for member in members:
+                text = formula(member.expr, 90)
+                remark = "" if text == member.name else f"  // {text}"
+                stored = self._stored_ctype(member.expr) if name == "KeyRead" else self._ctype(member.expr)
+                self.out.add(f"{stored} {member.name};{remark}")
 
     def _stored_ctype(self, expr: Expr) -> str:
         """The storage type of the tensor that an Element reads."""
@@ -365,8 +379,8 @@ class _Writer:
         return list(passed)
 
     def _vector_functions(self, name: str, hook: VectorHook) -> None:
-        """The hook for one channel, and one function for the terms of all its sums."""
-        function, arguments = _VECTORS[name]
+        """The hook for one channel, what it has computed before, and one function for the terms of all its sums."""
+        function, arguments, struct, before, taken = _VECTORS[name]
         hook_name = "output" if name == "out" else name
         written = self.hooks.written[name]
         span = self._span(written)
@@ -374,25 +388,32 @@ class _Writer:
         leaves: dict[Expr, str] = {Coord(axis): axis for axis in ("row", "h", "col", "d")}
         leaves |= {TOTAL: "total", LSE: "lse"}
         head = f"const Params& params, const Item& item, const X& x, const float* sums, {arguments}"
+        items = {member.expr for member in self.plan.item}
+        names = Names()
+        members = tuple(Member(names.pick(value_name(expr)), expr) for expr in kept(hook.value, name, items))
+        self._struct(struct, members)
+        self._stage_function(f"{struct} {before}", taken, members, lambda node: leaves.get(node) or item_leaf(node))
 
-        def value(expr: Expr) -> None:
-            emitter = self._emitter(self.out, lambda node: leaves.get(node) or item_leaf(node), "params.")
-            (text,) = emitter.values([expr])
+        def value(expr: Expr, known: Mapping[Expr, str]) -> None:
+            def leaf(node: Expr) -> str | None:
+                return known.get(node) or leaves.get(node) or item_leaf(node)
+
+            (text,) = self._emitter(self.out, leaf, "params.").values([expr])
             self.out.add(f"return {text};", span)
 
         self.out.add()
         self.out.comment(f"{hook_name} = {formula(written)}")
         self.out.add("template <class X>")
-        with self.out.block(f"{_INLINE} float {function}({head})", span=span):
-            value(hook.value)
+        with self.out.block(f"{_INLINE} float {function}({head}, const {struct}& kept)", span=span):
+            value(hook.value, {member.expr: f"kept.{member.name}" for member in members})
         if not hook.terms:
             return
         self.out.add("template <class X>")
         with self.out.block(f"{_INLINE} float {function}_term(int i, {head})", span=span):
             for number, term in enumerate(hook.terms[:-1]):
                 with self.out.block(f"if (i == {number})"):
-                    value(term)
-            value(hook.terms[-1])
+                    value(term, {})
+            value(hook.terms[-1], {})
 
     def _normalize(self) -> None:
         expr = self.hooks.normalize

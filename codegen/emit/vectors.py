@@ -6,9 +6,10 @@ channel d, where ``x(i)`` is channel i of the vector before the hook. Knows the 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from attncc.ir.nodes import Binary, Const, Coord, Expr, Extent, Input, Reduce, Rotate, Select, Slice, Unary
+from attncc.ir.nodes import Binary, Const, Coord, Expr, Extent, Input, Load, Reduce, Rotate, Select, Slice, Unary
 from attncc.ir.types import Type
 from attncc.ir.walk import walk
 from attncc.passes.canonicalize import simplified
@@ -46,6 +47,36 @@ class VectorHook:
 
     value: Expr
     terms: tuple[Expr, ...]
+
+    @property
+    def across(self) -> bool:
+        """Whether it reads the vector at other channels than d."""
+        return any(isinstance(node, Channel) and node.index is not CHANNEL for node in walk(self.value, *self.terms))
+
+
+def kept(value: Expr, name: str, given: Collection[Expr]) -> tuple[Expr, ...]:
+    """The largest parts of a hook's value worth computing once: for a token and channel, whichever the head, or of
+    ``out`` for a row of a head, whichever the channel. Not those that are ``given``, nor what is cheaper than to keep.
+    """
+    apart = {CHANNEL} if name == "out" else {Coord("h"), Coord("hk")}
+    varies: set[Expr] = set()
+    for node in walk(value):
+        inside = walk(node) if isinstance(node, Reduce) else (node,)  # its index is nobody else's
+        if any(isinstance(part, Channel | ChannelSum) or part in apart for part in inside) or (
+            not isinstance(node, Reduce) and any(operand in varies for operand in node.operands)
+        ):
+            varies.add(node)
+    found: dict[Expr, None] = {}
+    left = [value]
+    while left:
+        node = left.pop()
+        if node in given or not node.operands:
+            continue
+        if node not in varies and (node.type is Type.F32 or any(isinstance(part, Load) for part in walk(node))):
+            found[node] = None
+        elif not isinstance(node, Reduce):
+            left.extend(reversed(node.operands))
+    return tuple(found)
 
 
 def vector_hook(root: Expr, name: str) -> VectorHook:

@@ -13,8 +13,7 @@ constexpr int kWarps = 4;  // codegen/families/merge.py launches as many
 
 // The index of (token, head) in a state's tensors. A token is the ragged index, or b * max_qo_len + row.
 __device__ __forceinline__ i64 state_index(const Launch& launch, int qo_base, int b, int row, int h) {
-  const i64 token = launch.qo_indptr ? i64(qo_base) + row : i64(b) * launch.max_qo_len + row;
-  return token * launch.num_heads + h;
+  return token_index(launch.qo_indptr, qo_base, launch.max_qo_len, b, row) * launch.num_heads + h;
 }
 
 // A warp to a (row, head). The grid: (ceil(max_qo_len * num_heads / kWarps), 1, batch).
@@ -83,7 +82,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
 #pragma unroll
     for (int i = 0; i < 2 * Lane::pairs; ++i) sum.value[i] *= end.scale;
   }
-  store_vector<Config>(static_cast<char*>(launch.out) +
+  store_vector<typename Config::Element>(static_cast<char*>(launch.out) +
                            2 * (b * launch.out_stride.batch + (g.qo_base + row) * launch.out_stride.token +
                                 h * launch.out_stride.head),
                        lane, sum);

@@ -69,52 +69,6 @@ struct alignas(128) Staged {
 
 #ifdef ATTNCC_KERNELS
 
-// The vector hooks on a tile's rows: packed query rows, and columns from col0 on; V's zeros past col_end stay.
-template <class Variant>
-struct QueryHook {
-  static constexpr int sums = Variant::facts.query.sums;
-  const typename Variant::Params& params;
-  const typename Variant::Item& item;
-  const RowAt* rows;
-  int nrows;
-
-  __device__ __forceinline__ bool valid(int i) const { return i < nrows; }
-  template <class X>
-  __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
-    if constexpr (sums > 0) return Variant::query_term(which, params, item, x, so_far, rows[i].row, rows[i].h, d);
-    return 0.0f;
-  }
-  template <class X>
-  __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
-    return Variant::query(params, item, x, all, rows[i].row, rows[i].h, d);
-  }
-};
-
-template <class Variant, bool OfKeys>
-struct ColumnHook {
-  static constexpr int sums = (OfKeys ? Variant::facts.key : Variant::facts.value).sums;
-  const typename Variant::Params& params;
-  const typename Variant::Item& item;
-  int col0, col_end;
-
-  __device__ __forceinline__ bool valid(int i) const { return col0 + i < col_end; }
-  template <class X>
-  __device__ __forceinline__ float term(int which, const X& x, const float* so_far, int i, int d) const {
-    if constexpr (sums > 0 && OfKeys)
-      return Variant::key_vector_term(which, params, item, x, so_far, col0 + i, d);
-    else if constexpr (sums > 0)
-      return Variant::value_vector_term(which, params, item, x, so_far, col0 + i, d);
-    return 0.0f;
-  }
-  template <class X>
-  __device__ __forceinline__ float value(const X& x, const float* all, int i, int d) const {
-    if constexpr (OfKeys)
-      return Variant::key_vector(params, item, x, all, col0 + i, d);
-    else
-      return Variant::value_vector(params, item, x, all, col0 + i, d);
-  }
-};
-
 // How an output row ends, beside its floats in shared memory.
 struct RowEnd {
   char* target;  // its elements, or its state's floats, in global memory; null: not a row of the item
@@ -512,7 +466,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
           if (end.target == nullptr) break;
           const FloatVector x{vectors + i * row_floats, end.row.scale};
           const RowAt at = row_at[i];
-          store_vector<Config>(
+          store_vector<Element>(
               end.target, lane,
               output_vector<Config, Variant>(params, item, x, lane, end.row.total, end.row.lse, at.row, at.h));
         }

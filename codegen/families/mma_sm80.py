@@ -31,6 +31,7 @@ SHARED_BYTES: Final[Mapping[str, int]] = {
 HEAD_DIMS: Final = tuple(range(32, 257, 16))
 DTYPES: Final = ("f16", "bf16")
 LAYOUTS: Final = ("contiguous", "strided")  # kinds of storage of K and V, of LAYOUTS in codegen/select.py
+TRANSFORMS: Final = False  # whether hooks on query, key and value are applied before `main`
 
 
 class Features(Protocol):

@@ -86,6 +86,9 @@ struct alignas(1024) Shared {
   int ends[Config::stages];  // of tiles that come from the last to the first: see TileSpan
   RowState states[Config::block_m];  // of the rows of the last item that a consumer has ended: each warp's own
   int zero;
+  // Output vectors of which a channel needs others: one of each consumer warp.
+  static constexpr int staged_vectors = Variant::facts.output.across ? 4 * Config::consumers : 1;
+  alignas(16) float vectors[staged_vectors][Variant::facts.output.across ? Config::head_dim_v : 1];
   ItemSlot<Config, Variant> slots[Config::slots];
   alignas(16) char keys[(Variant::facts.has_key ? value_stages * Config::block_n : 1) * sizeof(typename Variant::Key)];
   alignas(16) char diagonals[(Variant::facts.has_diagonal ? value_stages * diagonal_capacity : 1) * sizeof(Diagonal)];

@@ -133,8 +133,15 @@ __device__ __forceinline__ void load_rows(const typename Variant::Params& params
   constexpr int chunks = Config::block_m * QTile::chunks;
   const Launch& launch = params.launch;
   const Work work = slot.work;
-  const char* q = static_cast<const char*>(launch.q) +
-                  2 * (work.b * launch.q_stride.batch + work.geometry.qo_base * launch.q_stride.token);
+  i64 token_stride = launch.q_stride.token, head_stride = launch.q_stride.head;
+  const char* q =
+      static_cast<const char*>(launch.q) + 2 * (work.b * launch.q_stride.batch + work.geometry.qo_base * token_stride);
+  if constexpr (Variant::facts.query.present) {  // what the entry `transform` made of it
+    head_stride = Config::head_dim;
+    token_stride = head_stride * launch.num_heads;
+    q = static_cast<const char*>(launch.made_q) +
+        2 * token_stride * token_index(launch.qo_indptr, work.geometry.qo_base, launch.max_qo_len, work.b, 0);
+  }
   const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
 #pragma unroll 1
   for (int i = helper; i < Config::block_m; i += kHelpers) {
@@ -149,7 +156,7 @@ __device__ __forceinline__ void load_rows(const typename Variant::Params& params
     const int row = quotient<QTile::chunks>(i), chunk = i - row * QTile::chunks;
     const RowAt at = slot.row_at[row];
     copy_async(target + QTile::offset(row, chunk),
-               q + 2 * (at.row * launch.q_stride.token + at.h * launch.q_stride.head) + chunk * 16, row < work.nrows);
+               q + 2 * (at.row * token_stride + at.h * head_stride) + chunk * 16, row < work.nrows);
   }
   commit_copies();
   wait_copies<0>();

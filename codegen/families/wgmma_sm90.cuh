@@ -35,6 +35,7 @@
 #ifdef ATTNCC_KERNELS
 #include "device/mma.cuh"
 #include "device/reduction.cuh"
+#include "device/vectors.cuh"
 #include "families/merge.cuh"
 
 namespace attncc {
@@ -76,13 +77,100 @@ __device__ __forceinline__ void transpose_quad(unsigned (&r)[4], int q) {
   }
 }
 
-// What one warp stores of its rows, from registers; `states` are those of the CTA's rows. A pass a row of a thread, the values of the
+// x(d) where d is the only channel that is asked for.
+struct OwnChannel {
+  float value;
+
+  __device__ __forceinline__ float operator()(int) const { return value; }
+};
+
+// step(value, d) for the values of a thread's first row, a few tiles at a time: they go round, past one copy of the code.
+template <class Outputs, class Step>
+__device__ __forceinline__ void for_channels(float (&output)[Outputs::values], int q, Step step) {
+  constexpr int tiles = Outputs::n_tiles % 4 == 0 ? 4 : 2, some = 2 * tiles;
+#pragma unroll 1
+  for (int tile = 0; tile < Outputs::n_tiles; tile += tiles) {
+    float done[some];
+#pragma unroll
+    for (int n = 0; n < some; ++n) {
+      done[n] = output[Outputs::value(0, n)];
+      step(done[n], 8 * tile + Outputs::step(Outputs::value(0, n)) + 2 * q);
+    }
+#pragma unroll
+    for (int n = 0; n < Outputs::row_values - some; ++n) output[Outputs::value(0, n)] = output[Outputs::value(0, n + some)];
+#pragma unroll
+    for (int n = 0; n < some; ++n) output[Outputs::value(0, Outputs::row_values - some + n)] = done[n];
+  }
+}
+
+// The output hook on a row of this thread's quad, its first: `output` holds what it ends with, but for `end.scale`, and
+// afterwards what the hook makes of it. Every lane calls it; `staged` is the warp's, of head_dim_v floats.
+template <class Config, class Variant, class Outputs>
+__device__ __forceinline__ void apply_output(const typename Variant::Params& params, const typename Variant::Item& item,
+                                             const Finished& end, RowAt at, float (&output)[Outputs::values], int lane,
+                                             float* staged) {
+  constexpr VectorHook hook = Variant::facts.output;
+  const int q = lane & 3;
+  if constexpr (!hook.across) {
+    const typename Variant::OutputRow shared = Variant::output_row(params, item, end.total, end.lse, at.row, at.h);
+    float sums[hook.sums > 0 ? hook.sums : 1] = {};
+#pragma unroll
+    for (int i = 0; i < hook.sums; ++i) {
+      float part = 0.0f;
+      if constexpr (hook.sums > 0)
+        for_channels<Outputs>(output, q, [&](float& value, int d) {
+          part += Variant::output_term(i, params, item, OwnChannel{value * end.scale}, sums, end.total, end.lse, at.row,
+                                       at.h, d);
+        });
+      sums[i] = Outputs::row_reduce(part, [](float a, float b) { return a + b; });
+    }
+    for_channels<Outputs>(output, q, [&](float& value, int d) {
+      value = Variant::output(params, item, OwnChannel{value * end.scale}, sums, end.total, end.lse, at.row, at.h, d,
+                              shared);
+    });
+  } else {
+    // A row of the warp after another, by all its lanes.
+    const auto of = [&](float x, int from) {
+      return bits_to_float(unsigned(__shfl_sync(0xffffffffu, int(float_to_bits(x)), from)));
+    };
+#pragma unroll 1
+    for (int from = 0; from < 32; from += 4) {
+      const bool own = (lane & ~3) == from;
+      float2* channels = reinterpret_cast<float2*>(staged) + q;
+      if (own) {
+#pragma unroll
+        for (int n = 0; n < Outputs::n_tiles; ++n)
+          channels[4 * n] = float2{output[Outputs::value(0, 2 * n)], output[Outputs::value(0, 2 * n + 1)]};
+      }
+      __syncwarp();
+      const auto made = output_vector<Config, Variant>(params, item, FloatVector{staged, of(end.scale, from)}, lane,
+                                                       of(end.total, from), of(end.lse, from),
+                                                       __shfl_sync(0xffffffffu, at.row, from),
+                                                       __shfl_sync(0xffffffffu, at.h, from));
+      __syncwarp();
+      store_floats(staged, lane, made);
+      __syncwarp();
+      if (own) {
+#pragma unroll
+        for (int n = 0; n < Outputs::n_tiles; ++n) {
+          const float2 pair = channels[4 * n];
+          output[Outputs::value(0, 2 * n)] = pair.x;
+          output[Outputs::value(0, 2 * n + 1)] = pair.y;
+        }
+      }
+      __syncwarp();
+    }
+  }
+}
+
+// What one warp stores of its rows, from registers. A pass a row of a thread, the values of the
 // next row moving to where those of this one were: two copies of the code would take half as long again to compile.
 template <class Config, class Variant, class Outputs>
-__device__ __forceinline__ void store_rows(const Launch& launch, const ItemSlot<Config, Variant>& slot,
-                                           const Outputs& fragment, float (&output)[Outputs::values],
-                                           const RowState* states) {
+__device__ __forceinline__ void store_rows(const typename Variant::Params& params, Shared<Config, Variant>& shared,
+                                           const ItemSlot<Config, Variant>& slot, const Outputs& fragment,
+                                           float (&output)[Outputs::values]) {
   using Element = typename Config::Element;
+  const Launch& launch = params.launch;
   static_assert(Outputs::n_tiles % 2 == 0 && Outputs::m_tiles == 1, "pairs of accumulator tiles, two rows a thread");
   const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
   const int q = fragment.lane & 3;
@@ -91,7 +179,7 @@ __device__ __forceinline__ void store_rows(const Launch& launch, const ItemSlot<
     const int i = fragment.row(0) + 8 * s;
     const bool valid = i < slot.work.nrows;
     const RowAt at = slot.row_at[i];
-    const RowState state = states[i];
+    const RowState state = shared.states[i];
     if (launch.split_out != nullptr) {
       const i64 place = slot.work.slot * launch.split_tokens * launch.num_heads +
                         merge::state_index(launch, slot.work.geometry.qo_base, slot.work.b, at.row, at.h);
@@ -107,8 +195,13 @@ __device__ __forceinline__ void store_rows(const Launch& launch, const ItemSlot<
         }
       }
     } else {
-      const Finished end = finish<Variant, Config::accuracy>(
+      Finished end = finish<Variant, Config::accuracy>(
           item, reinterpret_cast<const typename Variant::Row*>(slot.rows)[i], state);
+      if constexpr (Variant::facts.output.present) {
+        apply_output<Config, Variant, Outputs>(params, item, end, at, output, fragment.lane,
+                                               shared.vectors[Shared<Config, Variant>::staged_vectors > 1 ? fragment.warp : 0]);
+        end.scale = 1.0f;
+      }
       const i64 token = slot.work.geometry.qo_base + at.row;
       char* target = static_cast<char*>(launch.out) +
                      2 * (slot.work.b * launch.out_stride.batch + token * launch.out_stride.token +
@@ -336,8 +429,8 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         if (status & kBegun) {
           Ring<Config::slots> stored = slots;
           if (!(status & kFinished)) stored.retreat();
-          store_rows<Config, Variant>(params.launch, shared.slots[stored.stage], Outputs(opaque_thread() - kLoaders),
-                                      output, shared.states);
+          store_rows<Config, Variant>(params, shared, shared.slots[stored.stage], Outputs(opaque_thread() - kLoaders),
+                                      output);
           release(shared.slot_empty[stored.stage]);
         }
         if (status & kFinished) return;

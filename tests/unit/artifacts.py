@@ -5,14 +5,14 @@ from __future__ import annotations
 from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, TensorMap, Word, digest
 
 CUBIN = bytes(range(256)) * 40
-MERGE, SCREEN = CUBIN[::-1], CUBIN[:100]
+MERGE, SCREEN, TRANSFORM = CUBIN[::-1], CUBIN[:100], CUBIN[:200]
 
 
 def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
     words = (Word("launch.q", "ptr", 0), Word("cap.data", "ptr", 8), Word("cap.value", "f32", 16))
     return Artifact(
         key=key,
-        cubins={"main": cubin, "merge": MERGE, "screen": SCREEN},
+        cubins={"main": cubin, "merge": MERGE, "screen": SCREEN, "transform": TRANSFORM},
         manifest=Manifest(
             variant="gemma2",
             family="mma_sm80",
@@ -27,10 +27,13 @@ def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
                 "main": Entry("attncc_main", 168, 0, 0, 0, 1024),
                 "merge": Entry("attncc_merge", 40, 0, 0, 0, 0),
                 "screen": Entry("attncc_screen", 48, 0, 0, 0, 8),
+                "transform": Entry("attncc_transform", 40, 0, 0, 0, 16384),
             },
             merge=LaunchRule(("ceil_div(max_qo_len * num_heads, 4)", "1", "batch"), 128, 0),
             screen=LaunchRule(("ceil_div(max_qo_len * group, 128)", "1", "batch"), 256, 0),
             screen_bytes=1044,
+            transform=LaunchRule(("ceil_div(max_qo_len * ceil_div(num_heads, 16), 8)", "1", "batch"), 256, 0),
+            transformed=("q",),
             launch=LaunchRule(("ceil_div(max_qo_len * group, 128)", "num_kv_heads", "batch"), 128, 49152),
             abi=Abi(
                 size=320,
@@ -45,6 +48,11 @@ def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
             explicit_starts=True,
             bounds={"ranges": [[0, 1]]},
             toolchain={"nvrtc": "13.0.88"},
-            hashes={"main": digest(cubin), "merge": digest(MERGE), "screen": digest(SCREEN)},
+            hashes={
+                "main": digest(cubin),
+                "merge": digest(MERGE),
+                "screen": digest(SCREEN),
+                "transform": digest(TRANSFORM),
+            },
         ),
     )

@@ -158,7 +158,8 @@ extern "C" void {ns}_{name}(const {ns}::Params* params, int b, int share, int he
       }};
       float sums[16] = {{}};
       {terms}
-      for (int d = 0; d < channels; ++d) out[place * channels + d] = V::{function}(*params, item, x, sums, {arguments});
+      for (int d = 0; d < channels; ++d)
+        out[place * channels + d] = V::{function}(*params, item, x, sums, {arguments}, {before});
     }}
   }}
 }}
@@ -166,19 +167,20 @@ extern "C" void {ns}_{name}(const {ns}::Params* params, int b, int share, int he
 _TERM = """
       for (int d = 0; d < channels; ++d) sums[{i}] += V::{function}_term({i}, *params, item, x, sums, {arguments});"""
 _VECTORS = {
-    "query": ("query", "token, h, d"),
-    "key": ("key_vector", "token, d"),
-    "value": ("value_vector", "token, d"),
-    "out": ("output", "total, lse, token, h, d"),
+    "query": ("query", "token, h, d", "query_channel(*params, item, token, d)"),
+    "key": ("key_vector", "token, d", "key_channel(*params, item, token, d)"),
+    "value": ("value_vector", "token, d", "value_channel(*params, item, token, d)"),
+    "out": ("output", "total, lse, token, h, d", "output_row(*params, item, total, lse, token, h)"),
 }
 
 
 def _vector_calls(namespace: str, variant: Variant) -> str:
     parts = []
     for name, hook in kernel_hooks(variant).vectors.items():
-        function, arguments = _VECTORS[name]
+        function, arguments, before = _VECTORS[name]
         terms = "".join(_TERM.format(i=i, function=function, arguments=arguments) for i in range(len(hook.terms)))
-        parts.append(_VECTOR_CALLS.format(ns=namespace, name=name, function=function, arguments=arguments, terms=terms))
+        given = {"function": function, "arguments": arguments, "before": f"V::{before}", "terms": terms}
+        parts.append(_VECTOR_CALLS.format(ns=namespace, name=name, **given))
     return "".join(parts)
 
 

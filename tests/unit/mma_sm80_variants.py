@@ -249,21 +249,31 @@ _VARIANTS: Final[Mapping[str, str]] = {
     const attncc::Geometry& g = work.geometry;
     return {g.q_start - g.k_start, g.q_start, g.k_start, p.launch.sm_scale.get(work.b) * attncc::kLog2E};
   }
+  struct QueryChannel {
+    float c, s;
+  };
+  using KeyChannel = QueryChannel;
+  static __device__ __forceinline__ QueryChannel query_channel(const Params& p, const Item& item, int row, int d) {
+    return {p.c.load(item.q_start + row, d), p.s.load(item.q_start + row, d)};
+  }
+  static __device__ __forceinline__ KeyChannel key_channel(const Params& p, const Item& item, int col, int d) {
+    return {p.c.load(item.k_start + col, d), p.s.load(item.k_start + col, d)};
+  }
   template <class X>
-  static __device__ __forceinline__ float rotated(const Params& p, const X& x, int position, int d) {
+  static __device__ __forceinline__ float rotated(const X& x, int d, const QueryChannel& channel) {
     constexpr int half = Config::head_dim / 2;
     const float other = d < half ? -x(d + half) : x(d - half);
-    return fast::add(fast::mul(x(d), p.c.load(position, d)), fast::mul(other, p.s.load(position, d)));
+    return fast::add(fast::mul(x(d), channel.c), fast::mul(other, channel.s));
   }
   template <class X>
-  static __device__ __forceinline__ float query(const Params& p, const Item& item, const X& x, const float*, int row,
-                                                int, int d) {
-    return rotated(p, x, item.q_start + row, d);
+  static __device__ __forceinline__ float query(const Params&, const Item&, const X& x, const float*, int, int, int d,
+                                                const QueryChannel& channel) {
+    return rotated(x, d, channel);
   }
   template <class X>
-  static __device__ __forceinline__ float key_vector(const Params& p, const Item& item, const X& x, const float*,
-                                                     int col, int d) {
-    return rotated(p, x, item.k_start + col, d);
+  static __device__ __forceinline__ float key_vector(const Params&, const Item&, const X& x, const float*, int, int d,
+                                                     const KeyChannel& channel) {
+    return rotated(x, d, channel);
   }
 """,
         _NO_ROW, _NO_KEY, _NO_TILE, _PLAIN_LOGITS, _NO_SINK, _CAUSAL_RANGES, _CAUSAL_MASK,
@@ -334,15 +344,34 @@ _VARIANTS: Final[Mapping[str, str]] = {
     const attncc::Geometry& g = work.geometry;
     return {work.b, g.q_start - g.k_start, p.launch.sm_scale.get(work.b) * attncc::kLog2E};
   }
+  struct QueryChannel {
+    float w;
+  };
+  using KeyChannel = QueryChannel;
+  struct ValueChannel {};
+  struct OutputRow {
+    float gate;
+  };
+  static __device__ __forceinline__ QueryChannel query_channel(const Params& p, const Item&, int, int d) {
+    return {p.w.load(d)};
+  }
+  static __device__ __forceinline__ KeyChannel key_channel(const Params& p, const Item&, int, int d) {
+    return {p.w.load(d)};
+  }
+  static __device__ __forceinline__ ValueChannel value_channel(const Params&, const Item&, int, int) { return {}; }
+  static __device__ __forceinline__ OutputRow output_row(const Params& p, const Item& item, float, float, int row,
+                                                         int h) {
+    return {p.gate.load(item.b, row, h)};
+  }
   template <class X>
   static __device__ __forceinline__ float query_term(int, const Params&, const Item&, const X& x, const float*, int,
                                                      int, int d) {
     return x(d) * x(d);
   }
   template <class X>
-  static __device__ __forceinline__ float query(const Params& p, const Item&, const X& x, const float* sums, int, int,
-                                                int d) {
-    return x(d) * exact::rsqrt(sums[0] / float(Config::head_dim) + 1e-5f) * p.w.load(d);
+  static __device__ __forceinline__ float query(const Params&, const Item&, const X& x, const float* sums, int, int,
+                                                int d, const QueryChannel& channel) {
+    return x(d) * exact::rsqrt(sums[0] / float(Config::head_dim) + 1e-5f) * channel.w;
   }
   template <class X>
   static __device__ __forceinline__ float key_vector_term(int, const Params&, const Item&, const X& x, const float*,
@@ -350,19 +379,19 @@ _VARIANTS: Final[Mapping[str, str]] = {
     return x(d) * x(d);
   }
   template <class X>
-  static __device__ __forceinline__ float key_vector(const Params& p, const Item&, const X& x, const float* sums, int,
-                                                     int d) {
-    return x(d) * exact::rsqrt(sums[0] / float(Config::head_dim) + 1e-5f) * p.w.load(d);
+  static __device__ __forceinline__ float key_vector(const Params&, const Item&, const X& x, const float* sums, int,
+                                                     int d, const KeyChannel& channel) {
+    return x(d) * exact::rsqrt(sums[0] / float(Config::head_dim) + 1e-5f) * channel.w;
   }
   template <class X>
   static __device__ __forceinline__ float value_vector(const Params& p, const Item& item, const X& x, const float*,
-                                                       int col, int d) {
+                                                       int col, int d, const ValueChannel&) {
     return x(d) * p.gain.load(item.b, col);
   }
   template <class X>
-  static __device__ __forceinline__ float output(const Params& p, const Item& item, const X& x, const float*, float,
-                                                 float, int row, int h, int d) {
-    return x(d) * p.gate.load(item.b, row, h);
+  static __device__ __forceinline__ float output(const Params&, const Item&, const X& x, const float*, float, float,
+                                                 int, int, int d, const OutputRow& row) {
+    return x(d) * row.gate;
   }
 """,
         _NO_ROW, _NO_KEY, _NO_TILE, _PLAIN_LOGITS, _NO_SINK, _CAUSAL_RANGES, _CAUSAL_MASK,

@@ -207,6 +207,31 @@ def test_a_screen_is_an_entry_where_there_is_one() -> None:
     assert made.manifest.screen_bytes == 1044
 
 
+ROPE = """variant rope(c: f32[n, head_dim]) {
+    query = query + rotate_half(query) * c[q, d]
+    value = value * c[k, 0]
+}"""
+
+
+def test_vectors_are_an_entry_of_the_family_whose_kernel_takes_them_as_they_come() -> None:
+    made = compile_variant(variant_of(ROPE), SPEC)
+    assert set(made.cubins) == {"main", "merge", "transform"}
+    assert made.manifest.transformed == ("q", "v")
+    assert made.manifest.transform is not None
+    sizes = {"max_qo_len": 9, "max_kv_len": 30, "num_heads": 40, "num_kv_heads": 8, "batch": 3}
+    assert made.manifest.transform.grid_of(sizes) == (4, 2, 3)  # a warp for 16 heads of a token, 8 to a block
+    portable = compile_variant(variant_of(ROPE), replace(SPEC, family="mma_sm80"))
+    assert set(portable.cubins) == {"main", "merge"}
+    assert portable.manifest.transformed == ()
+
+
+def test_an_output_staged_where_tiles_leave_no_room_gives_way() -> None:
+    """Rotated outputs are staged beside the tiles, of which the widest at head dim 160 fill shared memory."""
+    turned = variant_of("variant v {\n mask = q >= k\n output = out + rotate_half(out)\n}")
+    for head_dim, family in ((128, "wgmma_sm90"), (160, "mma_sm80")):
+        assert compile_variant(turned, replace(SPEC, head_dim=head_dim)).manifest.family == family
+
+
 # Stages ------------------------------------------------------------------------------------------------------------
 
 
@@ -288,7 +313,7 @@ def test_a_kernel_that_spills_gives_way_to_one_that_does_not(
 
 def test_vectors_of_another_length_are_refused_at_the_head_dim() -> None:
     half = variant_of("variant v {\n query = query[0 : 64]\n key = key[0 : 64]\n}")
-    assert choose(half, replace(SPEC, head_dim=64)).family == FAMILIES[-1]
+    assert choose(half, replace(SPEC, head_dim=64)).family == FAMILIES[0]
     with pytest.raises(UnsupportedError, match="no kernel family runs `v`") as refused:
         choose(half, SPEC)
     assert "`query` gives 64 of 128 channels" in (refused.value.got or "")

@@ -7,15 +7,13 @@ import functools
 
 import pytest
 
-from attncc.codegen.families import mma_sm80, wgmma_products, wgmma_sm90
+from attncc.codegen.families import mma_sm80, transform, wgmma_products, wgmma_sm90
 from attncc.codegen.families.entries import SYMBOLS
 from attncc.codegen.nvrtc import Compiled, compile_cuda
 from attncc.codegen.sass import disassemble, histogram
 from tests.unit import mma_sm80_variants as variants
 
 ENTRY = SYMBOLS["main"]
-NAMES = tuple(name for name in variants.NAMES if name not in ("rope", "normed"))
-
 
 # What else than a mask or a sink acts on scores.
 HOOKS = {
@@ -62,10 +60,21 @@ def test_every_row_of_the_tile_table(shape: tuple[int, int]) -> None:
         check_budget(name, wgmma_sm90.choose("bf16", *shape, "sm_90a", hooks=frozenset(hooks)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", variants.NAMES)
 def test_every_hook_at_head_dim_128(name: str) -> None:
-    hooks = frozenset({"logits"} if name in HOOKS or name == "documents" else ())
+    hooks = frozenset({"logits"} if name in HOOKS or name == "documents" else {"output"} if name == "normed" else ())
     check_budget(name, wgmma_sm90.choose("f16", 128, 128, "sm_90a", hooks=hooks))
+
+
+@pytest.mark.parametrize("name", ["rope", "normed"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_vectors_are_transformed_in_registers(name: str, head_dim: int) -> None:
+    config = wgmma_sm90.choose("bf16", head_dim, head_dim, "sm_90a", hooks=frozenset({"mask"}))
+    wrapper = f'#include "{transform.HEADER}"\n' + transform.render_wrapper()
+    made = compile_cuda(variants.definitions(name, config, wgmma_sm90) + wrapper, arch="sm_90a")
+    used = made.resources[SYMBOLS["transform"]]
+    assert (used.spill_stores, used.spill_loads, used.stack) == (0, 0, 0)
+    assert used.registers <= 64, "four blocks of 256 threads an SM hide what they read"
 
 
 def test_precise_and_checked() -> None:
@@ -79,7 +88,7 @@ def test_refuses_by_name() -> None:
         hooks: frozenset[str]
 
     assert wgmma_sm90.refuse(Features(frozenset({"logits", "mask", "sink"}))) == []
-    assert wgmma_sm90.refuse(Features(frozenset({"mask", "query", "branch"}))) == ["branch", "query"]
+    assert wgmma_sm90.refuse(Features(frozenset({"mask", "query", "emit", "branch"}))) == ["branch", "emit"]
     assert wgmma_sm90.refuse_shape("bf16", 128, 128, "sm_90a") == []
     assert len(wgmma_sm90.refuse_shape("f32", 72, 16, "sm_90")) == 3
     with pytest.raises(ValueError, match="head dims 72"):

@@ -15,19 +15,23 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from attncc import grammar
+from attncc.artifact import LaunchRule
 from attncc.codegen.emit.source import assemble
 from attncc.codegen.emit.variant import emit_variant
-from attncc.codegen.families import wgmma_sm90
+from attncc.codegen.families import transform, wgmma_sm90
 from attncc.codegen.launch_block import LAUNCH_FIELDS
+from attncc.diagnostics import Source
 from attncc.ir.nodes import Variant
+from attncc.passes.canonicalize import canonicalize
 from attncc.runtime.descriptors import Storage, stand_in
 from tests.unit import mma_sm80_variants as variants
 from tests.unit.emulated import FORMATS, ROOT, SCREEN_ENTRY
 from tests.unit.test_mma_sm80_emulated import CASES, EXAMPLES, Case, check, check_far_documents, check_generated
 
-NAMES = tuple(name for name in variants.NAMES if name not in ("rope", "normed"))
 # A narrow tile, so that short requests have several.
 SMALL = dataclasses.replace(wgmma_sm90.choose("f16", 64, 64, "sm_90a"), block_n=32)
 JITTERED = dataclasses.replace(SMALL, jittered=True)
@@ -42,6 +46,19 @@ EXPORT void emulate(const Params* params, const attncc::TensorMap* maps, int x, 
     emulator::run(Config::threads, attncc::wgmma_sm90::SharedLayout<Config>::bytes, [&] {
       attncc::wgmma_sm90::run_block<Config, Variant>(*params, maps, maps + 1, emulator::memory);
     });
+  }
+}
+// Which of q, k and v are transformed, as bits.
+EXPORT int transformed() {
+  constexpr attncc::Facts facts = Variant::facts;
+  return facts.query.present + 2 * facts.key.present + 4 * facts.value.present;
+}
+EXPORT void transform(const Params* params, int x, int y, int z) {
+  gridDim = {unsigned(x), unsigned(y), unsigned(z)};
+  for (unsigned i = 0; i < gridDim.x * gridDim.y * gridDim.z; ++i) {
+    blockIdx = {i % gridDim.x, i / gridDim.x % gridDim.y, i / gridDim.x / gridDim.y};
+    emulator::run(32 * attncc::transforming::kWarps, 0,
+                  [&] { attncc::transforming::run_block<Config, Variant>(*params); });
   }
 }
 EXPORT void merge(const Params* params, int blocks, int batch) {
@@ -84,19 +101,39 @@ class Emulated:
         launch = {
             field.name: struct.unpack_from(FORMATS[field.ctype], block, field.offset)[0] for field in LAUNCH_FIELDS
         }
+        places = {"q": (launch["num_heads"], "qo", self.config.head_dim), "k": (kv_heads, "kv", self.config.head_dim)}
+        places["v"] = (kv_heads, "kv", self.config.head_dim_v)
+        tokens = {}  # of a request's storage
+        for name in ("qo", "kv"):
+            indptr = launch[f"{name}_indptr"]
+            ragged = (ctypes.c_int32 * (batch + 1)).from_address(indptr)[batch] if indptr else 0
+            tokens[name] = (ragged, 1) if indptr else (launch[f"max_{name}_len"], batch)
+        put = {f"{name}_tokens": length * requests for name, (length, requests) in tokens.items()}
+        keep = {}  # what the entry `transform` makes, NaN before
+        for bit, (name, (heads, side, dim)) in enumerate(places.items()):
+            if self.library.transformed() >> bit & 1:
+                keep[name] = np.full((put[f"{side}_tokens"], heads, dim), 0x7FFF, np.uint16)
+                put[f"made_{name}"] = keep[name].ctypes.data
+        for field in LAUNCH_FIELDS:
+            if field.name in put:
+                struct.pack_into(FORMATS[field.ctype], block, field.offset, put[field.name])
+        if keep:
+            rule = transform.launch_rule(tuple(keep))
+            grid_of = LaunchRule(tuple(rule["grid"]), 0, 0).grid_of  # type: ignore[arg-type]
+            self.library.transform(params, *grid_of({**launch, **put}))
         maps = b""
-        for name, dim in (("k", self.config.head_dim), ("v", self.config.head_dim_v)):
-            tokens, requests = launch["max_kv_len"], batch
-            if launch["kv_indptr"]:
-                tokens = (ctypes.c_int32 * (batch + 1)).from_address(launch["kv_indptr"])[batch]
-                requests = 1
+        for name in ("k", "v"):
+            heads, side, dim = places[name]
+            length, requests = tokens[side]
             strides = [2 * launch[f"{name}_stride.{axis}"] for axis in ("token", "head", "batch")]
-            words = [launch[name], dim, tokens, kv_heads, requests, *strides]
-            if not tokens:  # as the runtime does
-                none = stand_in(Storage(self.config.dtype, (dim, 0, kv_heads, requests), (0, 0, 0)))
+            words = [launch[name], dim, length, heads, requests, *strides]
+            if name in keep:
+                made = [2 * dim * heads, 2 * dim, 2 * dim * heads * length]
+                words = [put[f"made_{name}"], dim, length, heads, requests, *made]
+            if not length:  # as the runtime does
+                none = stand_in(Storage(self.config.dtype, (dim, 0, heads, requests), (0, 0, 0)))
                 words = [launch["q"], *none.sizes, *none.strides]
-            words += [64, self.config.block_n]
-            maps += struct.pack("<10Q", *words) + bytes(48)
+            maps += struct.pack("<10Q", *words, 64, self.config.block_n) + bytes(48)
         grid = (tiles, kv_heads, batch) if self.blocks is None else (self.blocks, 1, 1)
         self.library.emulate(params, maps, *grid, int(self.early))
         return 0
@@ -123,7 +160,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def library_of(folder: Path, stem: str, text: str, warnings: list[str]) -> ctypes.CDLL:
     """A library of a translation unit without its CUDA entry; it exports what ``Emulated`` calls."""
     source, library = folder / f"{stem}.cc", folder / f"{stem}.so"
-    source.write_text(text + SCREEN_ENTRY + ENTRY)
+    source.write_text(f'{text}\n#include "{transform.HEADER}"\n{SCREEN_ENTRY}{ENTRY}')
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", *warnings, "-fvisibility=hidden", "-fno-gnu-unique"]
     include = [f"-I{ROOT / 'codegen'}", f"-I{ROOT / 'tests' / 'unit'}", '-DATTNCC_EMULATOR="cta_emulator_sm90.h"']
     subprocess.run(["g++", *flags, *include, str(source), "-o", str(library)], check=True)
@@ -135,7 +172,7 @@ def run(build: Any, name: str, config: wgmma_sm90.Config, case: Case, **how: Any
     check(emulated, name, config, case)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", variants.NAMES)
 @pytest.mark.parametrize("early", [False, True])
 def test_agrees_with_float64(build: Any, name: str, early: bool) -> None:
     for case in CASES:
@@ -158,6 +195,7 @@ def test_other_configurations(build: Any, change: dict[str, Any]) -> None:
     config = dataclasses.replace(SMALL, **change)
     run(build, "causal", config, CASES[1])
     run(build, "documents", config, CASES[2], blocks=1)
+    run(build, "normed", config, CASES[2])
 
 
 @pytest.mark.parametrize("name", ["dense", "causal", "documents", "sink"])
@@ -182,24 +220,43 @@ def test_it_matters_not_who_is_early(build: Any, name: str, rings: dict[str, int
         run(build, name, config, case, early=number % 2 == 0, blocks=2)
 
 
-def generated(folder: Path, name: str, **how: Any) -> tuple[Any, Variant, Any]:
-    """The kernel of an example as the emitter writes it, to be emulated; the variant and the configuration."""
-    variant, config = EXAMPLES[name], dataclasses.replace(SMALL, accuracy="exact")
+def generated(folder: Path, variant: Variant, **how: Any) -> tuple[Any, Variant, Any]:
+    """The kernel of a variant as the emitter writes it, to be emulated; the variant and the configuration."""
+    config = dataclasses.replace(SMALL, accuracy="exact")
     source = emit_variant(variant)
     text = assemble(variant, source, wgmma_sm90.HEADER, wgmma_sm90.render_config(config), {}).plain
-    return Emulated(library_of(folder, name, text, ["-w"]), config, **how), variant, config
+    return Emulated(library_of(folder, variant.name, text, ["-w"]), config, **how), variant, config
 
 
 @pytest.mark.parametrize("name", ["documents", "columns", "flags"])
 @pytest.mark.parametrize("early", [False, True])
 def test_what_a_screen_leaves_is_computed(tmp_path: Path, name: str, early: bool) -> None:
     """Tiles that all roles of a CTA find in the same bitmap, on few blocks that take an item after another."""
-    check_generated(*generated(tmp_path, name, early=early, blocks=3))
+    check_generated(*generated(tmp_path, EXAMPLES[name], early=early, blocks=3))
+
+
+VECTORS = """
+variant turned(c: f32[head_dim_v]) { output = out + rotate_half(out) * c[d] }
+variant gated(gate: f32[num_heads, head_dim_v], w: f32[num_kv_heads, head_dim]) {
+    mask   = q >= k
+    key    = key * w[hk, d] * rsqrt(dot(key, key) + 1.0)
+    value  = value + rotate_pairs(value)
+    output = out * rsqrt(dot(out, out) / head_dim_v + 0.1) * gate[h, d]
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["partial_rope", "two_norms", "turned", "gated"])
+def test_vectors_are_transformed(tmp_path: Path, name: str) -> None:
+    """Before the kernel, and behind it: of a row all channels, or one for itself."""
+    written = grammar.read(Source("v.attn", VECTORS)).definitions
+    variant = EXAMPLES[name] if name in EXAMPLES else canonicalize(written[name].instantiate({}))
+    check_generated(*generated(tmp_path, variant, blocks=3))
 
 
 @pytest.mark.parametrize("kv_len", [600, 66_000])
 def test_documents_are_computed_however_many_tiles_are_skipped(tmp_path: Path, kv_len: int) -> None:
-    check_far_documents(*generated(tmp_path, "documents"), kv_len)
+    check_far_documents(*generated(tmp_path, EXAMPLES["documents"]), kv_len)
 
 
 def test_shared_memory_is_what_the_header_says(build: Any) -> None:

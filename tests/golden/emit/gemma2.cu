@@ -1,9 +1,9 @@
 struct Params {
   attncc::Launch launch;
-  attncc::Scalar<float> softcap;  // param softcap: f32, byte 328
-  attncc::Scalar<int> window;  // param window: i32, byte 344
+  attncc::Scalar<float> softcap;  // param softcap: f32, byte 368
+  attncc::Scalar<int> window;  // param window: i32, byte 384
 };
-static_assert(sizeof(Params) == 360, "the host fills the block by the offsets above");
+static_assert(sizeof(Params) == 400, "the host fills the block by the offsets above");
 
 struct Variant {
   using Params = ::Params;
