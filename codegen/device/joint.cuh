@@ -41,8 +41,10 @@
 //       (lo >= hi), be unaligned and reach outside [0, kv_len): the tile iterator clamps and merges. partial == 0 proves
 //       that mask() is true for every (row, h, col) of the range inside [0, kv_len); 1 says nothing. Without a mask: one
 //       range {0, kv_len, 0}. Called by one thread, or on the host, on the same Params.
-//   static float logits(float score, const Item&, const Row&, const Tile&, const Key&, int row, Column col);
-//       score is the RAW dot product q·k. Returns the logit times log2(e), sm_scale folded in. -inf equals masked.
+//   static float logits(float score, const Item&, const Row&, const Tile&, const Key&, int row, Column col,
+//                       float reference = 0.0f);
+//       score is the RAW dot product q·k. Returns the logit times log2(e), sm_scale folded in, minus the reference, which is
+//       a row's; without has_logits a family gives none. -inf equals masked.
 //       May be called for masked pairs, and for columns past kv_len (inside the last tile); the value is discarded there.
 //   static bool  mask  (const Item&, const Row&, const Key&, int row, Column col);
 //       The truth about a pair, in every tile; called in partial tiles only, and only when facts.has_mask.
