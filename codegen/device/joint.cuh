@@ -88,8 +88,10 @@
 //   template <class X> static float key_vector_term(int i, <likewise>), value_vector_term(int i, <likewise>);
 //   struct OutputRow; static OutputRow output_row(const Params&, const Item&, float total, float lse, int row, int h);
 //       What the hook computes of a row, whichever the channel.
+//   struct OutputRead; static OutputRead output_read(const Params&, const Item&, const OutputRow&, int row, int h, int d);
+//       What it reads for a channel: of several channels before any is waited for.
 //   template <class X> static float output(const Params&, const Item&, const X& x, const float* sums, float total,
-//                                          float lse, int row, int h, int d, const OutputRow&);
+//                                          float lse, int row, int h, int d, const OutputRow&, const OutputRead&);
 //   template <class X> static float output_term(int i, <likewise>);
 //       After normalisation (and after the splits are merged), before rounding. total is Σ weight, for a softmax e^lse;
 //       lse is the natural logarithm of the denominator, -inf with weights.

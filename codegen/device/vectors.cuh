@@ -210,7 +210,8 @@ __device__ __forceinline__ Channels<Config::head_dim_v> output_vector(const type
         return 0.0f;
       },
       [&](const float* sums, int d, int) {
-        return Variant::output(params, item, x, sums, total, lse, row, h, d, shared);
+        return Variant::output(params, item, x, sums, total, lse, row, h, d, shared,
+                               Variant::output_read(params, item, shared, row, h, d));
       });
 }
 

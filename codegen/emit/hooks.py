@@ -6,7 +6,7 @@ Knows the IR and its passes, not C++.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attncc.codegen.emit.columns import by_step
 from attncc.codegen.emit.diagonals import OnDiagonal, by_diagonal
@@ -14,7 +14,7 @@ from attncc.codegen.emit.params import over_tokens
 from attncc.codegen.emit.positions import COL, COL_STEP, positions
 from attncc.codegen.emit.screen import ScreenHook, screen_hook
 from attncc.codegen.emit.stages import split_loads
-from attncc.codegen.emit.vectors import VectorHook, vector_hook
+from attncc.codegen.emit.vectors import VectorHook, vector_hook, with_reads
 from attncc.codegen.emit.views import Element, Fetch
 from attncc.ir.nodes import INPUTS, Binary, Branch, Expr, Input, Param, Select, Variant
 from attncc.ir.types import Type
@@ -94,6 +94,9 @@ def kernel_hooks(variant: Variant) -> Hooks:
 
     vectors = {"query": branch.query, "key": branch.key, "value": branch.value, "out": variant.output}
     written = {name: expr for name, expr in vectors.items() if expr is not None}
+    hooks = {name: vector_hook(positions(_rename(expr, branch)), name) for name, expr in written.items()}
+    if "out" in hooks:
+        hooks["out"] = replace(hooks["out"], value=with_reads(hooks["out"].value, tokens))
     plain = not weighted and branch.logits is None and branch.score is None
     sink, made = fold_sink(branch), by_step(to_kernel(value))
     return Hooks(
@@ -103,7 +106,7 @@ def kernel_hooks(variant: Variant) -> Hooks:
         sink=None if sink is None else to_kernel(sink),
         weight=made if weighted else None,
         normalize=None if branch.normalize is None else to_kernel(branch.normalize),
-        vectors={name: vector_hook(positions(_rename(expr, branch)), name) for name, expr in written.items()},
+        vectors=hooks,
         written=written,
         screen=screen_hook(None if mask is None else positions(mask), tokens),
     )

@@ -21,7 +21,7 @@ from attncc.codegen.emit.ranges import range_count, write_ranges
 from attncc.codegen.emit.screen import is_read_by_column, write_bounds, write_program
 from attncc.codegen.emit.stages import Member, Plan, key_reads, pair_cost, plan, value_name
 from attncc.codegen.emit.text import Text
-from attncc.codegen.emit.vectors import LENGTHS, VectorHook, kept
+from attncc.codegen.emit.vectors import LENGTHS, VectorHook, kept, reads
 from attncc.codegen.emit.views import Axes, Pointer, Whole
 from attncc.diagnostics import Span
 from attncc.ir.nodes import Coord, Expr, Extent, Param, Variant
@@ -210,9 +210,10 @@ class _Writer:
         if self.key_reads:
             structs.append(("KeyRead", self.key_reads))
         for name, members in structs:
-            self._struct(name, members)
+            self._struct(name, members, stored=name == "KeyRead")
 
-    def _struct(self, name: str, members: tuple[Member, ...]) -> None:
+    def _struct(self, name: str, members: tuple[Member, ...], *, stored: bool = False) -> None:
+        """``stored``: its members are elements as they are stored."""
         self.out.add()
         if not members:
             self.out.add(f"struct {name} {{}};")
@@ -221,8 +222,8 @@ class _Writer:
             for member in members:
                 text = formula(member.expr, 90)
                 remark = "" if text == member.name else f"  // {text}"
-                stored = self._stored_ctype(member.expr) if name == "KeyRead" else self._ctype(member.expr)
-                self.out.add(f"{stored} {member.name};{remark}")
+                ctype = self._stored_ctype(member.expr) if stored else self._ctype(member.expr)
+                self.out.add(f"{ctype} {member.name};{remark}")
 
     def _stored_ctype(self, expr: Expr) -> str:
         """The storage type of the tensor that an Element reads."""
@@ -272,19 +273,23 @@ class _Writer:
             self._stage_function("Key key", "int col", self.plan.key, leaf)
             return
         arguments = "const Params& params, const Item& item, "
-        self.out.add()
-        with self.out.block(f"{_INLINE} KeyRead read_key({arguments}int col)"):
-            body = Text()
-            operands = [operand for member in self.key_reads for operand in member.expr.operands]
-            texts = iter(self._emitter(body, leaf, "params.").values(operands))
-            reads = [[next(texts) for _ in member.expr.operands] for member in self.key_reads]
-            self._aggregate(body, [f"attncc::stored({', '.join(read)})" for read in reads], self.key_reads)
+        self._read_function("KeyRead read_key", "int col", self.key_reads, leaf)
         stored = {member.expr: f"attncc::to_value(read.{member.name})" for member in self.key_reads}
         self.out.add()
         with self.out.block(f"{_INLINE} Key key({arguments}const KeyRead& read, int col)"):
             body = Text()
             emitter = self._emitter(body, lambda node: stored.get(node) or leaf(node), "params.")
             self._aggregate(body, emitter.values(member.expr for member in self.plan.key), self.plan.key)
+
+    def _read_function(self, name: str, arguments: str, members: tuple[Member, ...], leaf: Leaf) -> None:
+        """A function of elements as they are stored: nothing waits for them there."""
+        self.out.add()
+        with self.out.block(f"{_INLINE} {name}(const Params& params, const Item& item, {arguments})"):
+            body = Text()
+            operands = [operand for member in members for operand in member.expr.operands]
+            texts = iter(self._emitter(body, leaf, "params.").values(operands))
+            places = [[next(texts) for _ in member.expr.operands] for member in members]
+            self._aggregate(body, [f"attncc::stored({', '.join(place)})" for place in places], members)
 
     def _diagonal(self) -> None:
         members = tuple(replace(m, expr=m.expr.operands[0]) for m in self.plan.diagonal)
@@ -394,6 +399,20 @@ class _Writer:
         self._struct(struct, members)
         self._stage_function(f"{struct} {before}", taken, members, lambda node: leaves.get(node) or item_leaf(node))
 
+        known = {member.expr: f"kept.{member.name}" for member in members}
+        takes = f"const {struct}& kept"
+        if name == "out":
+            names, before_reads = Names(), dict(known)
+            read = tuple(Member(names.pick(value_name(expr)), expr) for expr in reads(hook.value))
+            self._struct("OutputRead", read, stored=True)
+
+            def place(node: Expr) -> str | None:
+                return before_reads.get(node) or leaves.get(node) or item_leaf(node)
+
+            self._read_function("OutputRead output_read", "const OutputRow& kept, int row, int h, int d", read, place)
+            known |= {member.expr: f"attncc::to_value(read.{member.name})" for member in read}
+            takes += ", const OutputRead& read"
+
         def value(expr: Expr, known: Mapping[Expr, str]) -> None:
             def leaf(node: Expr) -> str | None:
                 return known.get(node) or leaves.get(node) or item_leaf(node)
@@ -404,8 +423,8 @@ class _Writer:
         self.out.add()
         self.out.comment(f"{hook_name} = {formula(written)}")
         self.out.add("template <class X>")
-        with self.out.block(f"{_INLINE} float {function}({head}, const {struct}& kept)", span=span):
-            value(hook.value, {member.expr: f"kept.{member.name}" for member in members})
+        with self.out.block(f"{_INLINE} float {function}({head}, {takes})", span=span):
+            value(hook.value, known)
         if not hook.terms:
             return
         self.out.add("template <class X>")

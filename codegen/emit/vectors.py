@@ -6,9 +6,10 @@ channel d, where ``x(i)`` is channel i of the vector before the hook. Knows the 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 
+from attncc.codegen.emit.views import Axes, Element, Pointer, split
 from attncc.ir.nodes import Binary, Const, Coord, Expr, Extent, Input, Load, Reduce, Rotate, Select, Slice, Unary
 from attncc.ir.types import Type
 from attncc.ir.walk import walk
@@ -70,13 +71,43 @@ def kept(value: Expr, name: str, given: Collection[Expr]) -> tuple[Expr, ...]:
     left = [value]
     while left:
         node = left.pop()
-        if node in given or not node.operands:
+        if node in given or not (node.operands or isinstance(node, Axes)):
             continue
-        if node not in varies and (node.type is Type.F32 or any(isinstance(part, Load) for part in walk(node))):
+        worth = node.type is Type.F32 or any(isinstance(part, Load | Pointer | Axes) for part in walk(node))
+        if node not in varies and worth:
             found[node] = None
         elif not isinstance(node, Reduce):
             left.extend(reversed(node.operands))
     return tuple(found)
+
+
+def with_reads(value: Expr, over_tokens: Container[str]) -> Expr:
+    """An output hook's value whose loads for channel d are split: what the row knows of the address, and the rest."""
+    done: dict[Expr, Expr] = {}
+    for node in walk(value):
+        operands = tuple(done[operand] for operand in node.operands)
+        made = node if operands == node.operands else node.with_operands(operands)
+        if isinstance(node, Load) and isinstance(made, Load) and _is_read(node):
+            known = {i: index for i, index in enumerate(node.indices) if not _varies(index, (CHANNEL,))}
+            tokens = node.tensor in over_tokens
+            made = made if tokens and 0 not in known else split(made, known, tokens=tokens)
+        done[node] = made
+    return done[value]
+
+
+def reads(value: Expr) -> tuple[Element, ...]:
+    """What ``with_reads`` has split: elements whose places do not depend on the output."""
+    return tuple(dict.fromkeys(node for node in walk(value) if isinstance(node, Element)))
+
+
+def _is_read(load: Load) -> bool:
+    """Whether a load is for channel d, at a place that neither the output nor another load says, nor a loop."""
+    inside = {part for index in load.indices for part in walk(index)}
+    return CHANNEL in inside and not any(isinstance(part, Channel | ChannelSum | Load | Reduce) for part in inside)
+
+
+def _varies(expr: Expr, apart: Collection[Expr]) -> bool:
+    return any(part in apart for part in walk(expr))
 
 
 def vector_hook(root: Expr, name: str) -> VectorHook:

@@ -84,17 +84,22 @@ struct OwnChannel {
   __device__ __forceinline__ float operator()(int) const { return value; }
 };
 
-// step(value, d) for the values of a thread's first row, a few tiles at a time: they go round, past one copy of the code.
-template <class Outputs, class Step>
-__device__ __forceinline__ void for_channels(float (&output)[Outputs::values], int q, Step step) {
+// step(value, d, read(d)) for the values of a thread's first row, a few tiles at a time: they go round, past one copy of the
+// code.
+template <class Outputs, class Read, class Step>
+__device__ __forceinline__ void for_channels(float (&output)[Outputs::values], int q, Read read, Step step) {
   constexpr int tiles = Outputs::n_tiles % 4 == 0 ? 4 : 2, some = 2 * tiles;
 #pragma unroll 1
   for (int tile = 0; tile < Outputs::n_tiles; tile += tiles) {
+    const int first = 8 * tile + 2 * q;
+    decltype(read(0)) known[some];
+#pragma unroll
+    for (int n = 0; n < some; ++n) known[n] = read(first + Outputs::step(Outputs::value(0, n)));
     float done[some];
 #pragma unroll
     for (int n = 0; n < some; ++n) {
       done[n] = output[Outputs::value(0, n)];
-      step(done[n], 8 * tile + Outputs::step(Outputs::value(0, n)) + 2 * q);
+      step(done[n], first + Outputs::step(Outputs::value(0, n)), known[n]);
     }
 #pragma unroll
     for (int n = 0; n < Outputs::row_values - some; ++n) output[Outputs::value(0, n)] = output[Outputs::value(0, n + some)];
@@ -118,16 +123,20 @@ __device__ __forceinline__ void apply_output(const typename Variant::Params& par
     for (int i = 0; i < hook.sums; ++i) {
       float part = 0.0f;
       if constexpr (hook.sums > 0)
-        for_channels<Outputs>(output, q, [&](float& value, int d) {
-          part += Variant::output_term(i, params, item, OwnChannel{value * end.scale}, sums, end.total, end.lse, at.row,
-                                       at.h, d);
-        });
+        for_channels<Outputs>(
+            output, q, [](int) { return 0; },
+            [&](float& value, int d, int) {
+              part += Variant::output_term(i, params, item, OwnChannel{value * end.scale}, sums, end.total, end.lse,
+                                           at.row, at.h, d);
+            });
       sums[i] = Outputs::row_reduce(part, [](float a, float b) { return a + b; });
     }
-    for_channels<Outputs>(output, q, [&](float& value, int d) {
-      value = Variant::output(params, item, OwnChannel{value * end.scale}, sums, end.total, end.lse, at.row, at.h, d,
-                              shared);
-    });
+    for_channels<Outputs>(
+        output, q, [&](int d) { return Variant::output_read(params, item, shared, at.row, at.h, d); },
+        [&](float& value, int d, const typename Variant::OutputRead& read) {
+          value = Variant::output(params, item, OwnChannel{value * end.scale}, sums, end.total, end.lse, at.row, at.h, d,
+                                  shared, read);
+        });
   } else {
     // A row of the warp after another, by all its lanes.
     const auto of = [&](float x, int from) {

@@ -166,11 +166,12 @@ extern "C" void {ns}_{name}(const {ns}::Params* params, int b, int share, int he
 """
 _TERM = """
       for (int d = 0; d < channels; ++d) sums[{i}] += V::{function}_term({i}, *params, item, x, sums, {arguments});"""
+_READ = "V::output_read(*params, item, V::output_row(*params, item, total, lse, token, h), token, h, d)"
 _VECTORS = {
     "query": ("query", "token, h, d", "query_channel(*params, item, token, d)"),
     "key": ("key_vector", "token, d", "key_channel(*params, item, token, d)"),
     "value": ("value_vector", "token, d", "value_channel(*params, item, token, d)"),
-    "out": ("output", "total, lse, token, h, d", "output_row(*params, item, total, lse, token, h)"),
+    "out": ("output", "total, lse, token, h, d", "output_row(*params, item, total, lse, token, h), {read}"),
 }
 
 
@@ -179,7 +180,12 @@ def _vector_calls(namespace: str, variant: Variant) -> str:
     for name, hook in kernel_hooks(variant).vectors.items():
         function, arguments, before = _VECTORS[name]
         terms = "".join(_TERM.format(i=i, function=function, arguments=arguments) for i in range(len(hook.terms)))
-        given = {"function": function, "arguments": arguments, "before": f"V::{before}", "terms": terms}
+        given = {
+            "function": function,
+            "arguments": arguments,
+            "before": f"V::{before.format(read=_READ)}",
+            "terms": terms,
+        }
         parts.append(_VECTOR_CALLS.format(ns=namespace, name=name, **given))
     return "".join(parts)
 

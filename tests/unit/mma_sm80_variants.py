@@ -352,6 +352,11 @@ _VARIANTS: Final[Mapping[str, str]] = {
   struct OutputRow {
     float gate;
   };
+  struct OutputRead {};
+  static __device__ __forceinline__ OutputRead output_read(const Params&, const Item&, const OutputRow&, int, int,
+                                                           int) {
+    return {};
+  }
   static __device__ __forceinline__ QueryChannel query_channel(const Params& p, const Item&, int, int d) {
     return {p.w.load(d)};
   }
@@ -390,7 +395,7 @@ _VARIANTS: Final[Mapping[str, str]] = {
   }
   template <class X>
   static __device__ __forceinline__ float output(const Params&, const Item&, const X& x, const float*, float, float,
-                                                 int, int, int d, const OutputRow& row) {
+                                                 int, int, int d, const OutputRow& row, const OutputRead&) {
     return x(d) * row.gate;
   }
 """,
