@@ -151,3 +151,26 @@ def test_a_variant_compiles_with_every_family_header_absent() -> None:
     made = variant("gemma2")
     config = emitted.CONFIG.format(head_dim=64, head_dim_v=64)
     assert host_check(assemble(made, emit_variant(made), "", config, {}).plain) == ""
+
+
+def test_what_all_heads_share_of_a_vector_is_computed_apart() -> None:
+    """The angles of a rotation, not weights by head; of an output a gate of the row, and what is read by channel."""
+    text = """variant v(c: f32[n, head_dim], w: f32[num_heads, head_dim], g: f32[num_heads], e: f32[head_dim_v]) {
+        query  = query * cos(q * c[0, d]) * w[h, d]
+        key    = key * c[k, d]
+        output = out * sigmoid(g[h]) * e[d]
+    }"""
+    made = emit_variant(variant("v", text)).text.render()
+
+    def body(function: str) -> str:
+        start = made.index(f" {function}(")
+        return made[start : made.index("\n  }", start)]
+
+    assert "exact::cos(" in body("query_channel")
+    assert "exact::cos(" not in body("query")
+    assert "params.w.load(h, d)" in body("query")
+    assert "params.c.load(" in body("key_channel")
+    assert "params." not in body("key_vector").partition("{")[2]
+    assert "exact::sigmoid(" in body("output_row")
+    assert "attncc::stored(" in body("output_read")
+    assert "sigmoid" not in body("output")
