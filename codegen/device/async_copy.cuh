@@ -11,6 +11,9 @@ namespace attncc {
 // PTX ISA 9.7.9.17 prefetch: asks for the line of global memory that holds `address`; waits for nothing.
 __device__ __forceinline__ void prefetch(const void* address) { asm volatile("prefetch.global.L1 [%0];" ::"l"(address)); }
 
+// The same into L2, for what cp.async or the copy engine will read.
+__device__ __forceinline__ void prefetch_l2(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
+
 // PTX ISA 9.7.9.25.3 cp.async. Reads 16 bytes at `source` when `valid`, none otherwise; writes 16 bytes at shared address
 // `target`, zeros when not valid. Both 16-byte aligned. L2 is asked for the whole 128-byte line.
 __device__ __forceinline__ void copy_async(unsigned target, const void* source, bool valid) {

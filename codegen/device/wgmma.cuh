@@ -19,7 +19,8 @@ template <int Rows, int Cols>
 struct SwizzledTile {
   static_assert(Rows % 8 == 0 && Cols % 16 == 0, "whole atoms of 8 rows; a product takes 16 columns");
   static constexpr int panels = (Cols + 63) / 64, chunks = Cols / 8;
-  static constexpr int panel_bytes = Rows * 128, bytes = panels * panel_bytes;
+  static constexpr int row_bytes = 128;  // from a row to the next of its panel
+  static constexpr int panel_bytes = Rows * row_bytes, bytes = panels * panel_bytes;
 
   // Of 16 bytes of elements, from the tile's begin.
   __device__ __forceinline__ static constexpr int offset(int row, int chunk) {

@@ -16,6 +16,12 @@ __device__ __forceinline__ i64 state_index(const Launch& launch, int qo_base, in
   return token_index(launch.qo_indptr, qo_base, launch.max_qo_len, b, row) * launch.num_heads + h;
 }
 
+// The same of a work item's row, its split's part of the states before it.
+__device__ __forceinline__ i64 place(const Launch& launch, const Work& work, int row, int h) {
+  return work.slot * launch.split_tokens * launch.num_heads +
+         state_index(launch, work.geometry.qo_base, work.b, row, h);
+}
+
 // A warp to a (row, head). The grid: (ceil(max_qo_len * num_heads / kWarps), 1, batch).
 template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params) {

@@ -64,6 +64,10 @@ struct ItemSlot {
   int row_lo, row_hi, col_end;
   int reach;  // about where its tiles end: the end of its last range, or the begin of its first one
   int stop;   // it is no item but the end
+  int unfinished;  // outputs are states, whose splits are yet to be merged
+  // Where the output of the request's row 0 of head 0 goes, and how many bytes rows and heads are apart.
+  char* target;
+  i64 target_row, target_head;
   // Of plain scores: the magnitude of what logits are scores times, where that is 0 a 1, and how far weights against an old
   // maximum may rise: to 2^8.
   float scale, slack;
@@ -73,18 +77,29 @@ struct ItemSlot {
 template <class Config, class Variant>
 struct alignas(1024) Shared {
   static_assert(Config::stages >= 2, "a tile that may be done again keeps its K until the next one's is there");
-  static_assert(Config::slots >= 3, "an item of one tile waits for the next item before the output of the last is stored");
+  static_assert(Config::slots >= 2, "an item's output is stored while the next one is under way");
   static constexpr bool staged = Variant::facts.has_key || Variant::facts.has_diagonal;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
   static constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;
   static constexpr int value_stages = Config::stages + 1;  // of what hooks stage: made before its K has a place
 
-  unsigned long long slot_full[Config::slots], slot_empty[Config::slots], q_full[Config::q_stages], q_empty[Config::q_stages];
+  unsigned long long slot_full[Config::slots], slot_empty[Config::slots];
+  unsigned long long q_full[Config::q_stages][Config::consumers], q_empty[Config::q_stages][Config::consumers];
   unsigned long long k_full[Config::stages], k_empty[Config::stages], v_full[Config::stages], v_empty[Config::stages];
   unsigned long long next_wanted;
   StageSpan spans[Config::stages];
   int ends[Config::stages];  // of tiles that come from the last to the first: see TileSpan
-  RowState states[Config::block_m];  // of the rows of the last item that a consumer has ended: each warp's own
+  // Of the rows of the last item that a consumer has ended, each warp's own: what a hook on outputs takes, or what outputs are
+  // multiplied by.
+  static constexpr bool hooked = Variant::facts.output.present;
+  RowState states[hooked ? Config::block_m : 1];
+  float scales[hooked ? 1 : Config::block_m];
+  // The rows of Q that helpers copy next, in 16 bytes from the item's first.
+  const char* source;
+  int sources[Config::block_m];
+  // The launch's parameters, where tiles leave room for them.
+  static constexpr bool keeps_params = SharedLayout<Config>::bytes <= 208 << 10;
+  alignas(16) char params[keeps_params ? sizeof(typename Variant::Params) : 1];
   int zero;
   // Output vectors of which a channel needs others: one of each consumer warp.
   static constexpr int staged_vectors = Variant::facts.output.across ? 4 * Config::consumers : 1;

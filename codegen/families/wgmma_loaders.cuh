@@ -9,6 +9,7 @@
 #include "device/math.cuh"
 #include "device/sync.cuh"
 #include "device/tma.cuh"
+#include "families/merge.cuh"
 
 namespace attncc {
 namespace wgmma_sm90 {
@@ -35,6 +36,18 @@ __device__ __forceinline__ void fill_slot(const typename Variant::Params& params
                                           ItemSlot<Config, Variant>& slot) {
   const int kv_len = work.geometry.kv_len;
   slot.work = work;
+  const Launch& launch = params.launch;
+  slot.unfinished = launch.split_out != nullptr;
+  if (launch.split_out != nullptr) {
+    slot.target_head = 4 * Config::head_dim_v;
+    slot.target_row = slot.target_head * launch.num_heads;
+    slot.target = reinterpret_cast<char*>(launch.split_out) + slot.target_head * merge::place(launch, work, 0, 0);
+  } else {
+    slot.target_head = 2 * launch.out_stride.head;
+    slot.target_row = 2 * launch.out_stride.token;
+    slot.target = static_cast<char*>(launch.out) + 2 * work.b * launch.out_stride.batch +
+                  work.geometry.qo_base * slot.target_row;
+  }
   slot.row_lo = work.row0 / work.pack;
   slot.row_hi = (work.row0 + work.nrows - 1) / work.pack + 1;
   slot.col_end = work.col0 + work.ncols < kv_len ? work.col0 + work.ncols : kv_len;
@@ -124,15 +137,12 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
   }
 }
 
-// Warps 1 - 3: an item's rows, and Q once its place is empty.
+// Warps 1 - 3: an item's rows, and L2 is asked for their Q, whose place may not be empty for a while.
 template <class Config, class Variant>
-__device__ __forceinline__ void load_rows(const typename Variant::Params& params, ItemSlot<Config, Variant>& slot,
-                                          unsigned q_empty, unsigned parity, unsigned target, char* target_memory,
-                                          int helper) {
-  using QTile = typename SharedLayout<Config>::QTile;
-  constexpr int chunks = Config::block_m * QTile::chunks;
+__device__ __forceinline__ void prepare_rows(const typename Variant::Params& params, Shared<Config, Variant>& shared,
+                                             ItemSlot<Config, Variant>& slot, int helper) {
   const Launch& launch = params.launch;
-  const Work work = slot.work;
+  const Work& work = slot.work;
   i64 token_stride = launch.q_stride.token, head_stride = launch.q_stride.head;
   const char* q =
       static_cast<const char*>(launch.q) + 2 * (work.b * launch.q_stride.batch + work.geometry.qo_base * token_stride);
@@ -142,34 +152,53 @@ __device__ __forceinline__ void load_rows(const typename Variant::Params& params
     q = static_cast<const char*>(launch.made_q) +
         2 * token_stride * token_index(launch.qo_indptr, work.geometry.qo_base, launch.max_qo_len, work.b, 0);
   }
+  const int row_lo = slot.row_lo, h0 = work.h0;
+  q += 2 * (row_lo * token_stride + h0 * head_stride);
+  if (helper == 0) shared.source = q;
   const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
 #pragma unroll 1
   for (int i = helper; i < Config::block_m; i += kHelpers) {
     const RowAt at = unpack_row(work, i);
     slot.row_at[i] = at;
+    const i64 from = 2 * ((at.row - row_lo) * token_stride + (at.h - h0) * head_stride);
+#pragma unroll
+    for (int byte = 0; byte < 2 * Config::head_dim; byte += 128) prefetch_l2(q + from + byte);
+    shared.sources[i] = int(from / 16);
     reinterpret_cast<typename Variant::Row*>(slot.rows)[i] = Variant::row(params, item, at.row, at.h);
   }
-  sync_named<kHelpers>(kHelping);
-  wait<Config::checked>(q_empty, parity);
+}
+
+// Warps 1 - 3: Q for a consumer, into its 64 rows, once they are empty.
+template <class Config, class Variant>
+__device__ __forceinline__ void load_queries(const Shared<Config, Variant>& shared,
+                                             const ItemSlot<Config, Variant>& slot, int group, unsigned target,
+                                             char* target_memory, int helper) {
+  using QTile = typename SharedLayout<Config>::QTile;
+  constexpr int pass = kHelpers / QTile::chunks, batch = 4;
+  const int first = quotient<QTile::chunks>(helper), chunk = helper - first * QTile::chunks;
 #pragma unroll 1
-  for (int i = helper; i < chunks; i += kHelpers) {
-    const int row = quotient<QTile::chunks>(i), chunk = i - row * QTile::chunks;
-    const RowAt at = slot.row_at[row];
-    copy_async(target + QTile::offset(row, chunk),
-               q + 2 * (at.row * token_stride + at.h * head_stride) + chunk * 16, row < work.nrows);
+  for (int row = first < pass ? first : 64; row < 64; row += batch * pass) {
+    const char* source[batch];  // read before the first copy, which nothing is moved over
+#pragma unroll
+    for (int j = 0; j < batch; ++j)
+      source[j] = shared.source + i64(shared.sources[group * 64 + (row + j * pass < 64 ? row + j * pass : row)]) * 16;
+#pragma unroll
+    for (int j = 0; j < batch; ++j) {
+      const int at = row + j * pass < 64 ? row + j * pass : row;
+      copy_async(target + QTile::offset(at, chunk), source[j] + chunk * 16, true);
+    }
   }
   commit_copies();
   wait_copies<0>();
   jitter<Config::jittered>();
   if constexpr (!Variant::facts.has_logits && !Variant::facts.has_weight) {
     // Consumers multiply by the magnitude of the scale, which must be positive: the sign goes into Q, and so does a 0.
-    const float scale = plain_scale<Variant>(item);
+    const float scale = plain_scale<Variant>(*reinterpret_cast<const typename Variant::Item*>(slot.item));
     if (scale <= 0.0f) {
       const unsigned sign = scale < 0.0f ? 0x80008000u : 0u, keep = scale < 0.0f ? ~0u : 0u;
 #pragma unroll 1
-      for (int i = helper; i < chunks; i += kHelpers) {
-        const int row = quotient<QTile::chunks>(i);
-        uint4& own = *reinterpret_cast<uint4*>(target_memory + QTile::offset(row, i - row * QTile::chunks));
+      for (int row = first < pass ? first : 64; row < 64; row += pass) {  // what it copied itself
+        uint4& own = *reinterpret_cast<uint4*>(target_memory + QTile::offset(row, chunk));
         own = uint4{(own.x & keep) ^ sign, (own.y & keep) ^ sign, (own.z & keep) ^ sign, (own.w & keep) ^ sign};
       }
     }
@@ -224,10 +253,10 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
   }
 }
 
-// Warps 1 - 3: everything of every item of this CTA but its tiles.
+// Warps 1 - 3: everything of every item of this CTA but its tiles. `counts`: the launch that all blocks take items from.
 template <class Config, class Variant>
-__device__ __forceinline__ void prepare_items(const typename Variant::Params& params, Shared<Config, Variant>& shared,
-                                              char* memory, unsigned smem, int helper) {
+__device__ __forceinline__ void prepare_items(const typename Variant::Params& params, const Launch& counts,
+                                              Shared<Config, Variant>& shared, char* memory, unsigned smem, int helper) {
   using QTile = typename SharedLayout<Config>::QTile;
   Ring<Config::slots> slots;
   Ring<Config::q_stages> q_ring;
@@ -244,7 +273,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
     jitter<Config::jittered>();
     if (helper < 32) {
       wait<Config::checked>(shared_address(&shared.next_wanted), wanted);
-      if (helper == 0 && begun) unit = take_item(params.launch, blocks);
+      if (helper == 0 && begun) unit = take_item(counts, blocks);
       begun = true;
       wanted ^= 1;
       unit = __shfl_sync(0xffffffffu, unit, 0);
@@ -260,19 +289,24 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
     __syncwarp();
     sync_named<kHelpers>(kHelping);
     const bool stop = slot.stop;
-    const unsigned q_empty = shared_address(&shared.q_empty[q_ring.stage]);
-    const int place = SharedLayout<Config>::q + q_ring.stage * QTile::bytes;
-    if (stop)
-      wait<Config::checked>(q_empty, q_ring.parity ^ 1);  // a phase ends only once everyone has seen the one before
-    else
-      load_rows<Config, Variant>(params, slot, q_empty, q_ring.parity ^ 1, smem + place, memory + place, helper);
-    arrive(shared_address(&shared.q_full[q_ring.stage]));
+    if (!stop) prepare_rows<Config, Variant>(params, shared, slot, helper);
+    sync_named<kHelpers>(kHelping);
+#pragma unroll 1
+    for (int group = 0; group < Config::consumers; ++group) {
+      const int place = SharedLayout<Config>::q + q_ring.stage * QTile::bytes + group * 64 * QTile::row_bytes;
+      // At the end, too: a phase ends only once everyone has seen the one before.
+      wait<Config::checked>(shared_address(&shared.q_empty[q_ring.stage][group]), q_ring.parity ^ 1);
+      // Opaque: no register holds what follows from it while an item is found.
+      if (!stop)
+        load_queries<Config, Variant>(shared, slot, group, smem + place, memory + place, int(opaque(unsigned(helper))));
+      arrive(shared_address(&shared.q_full[q_ring.stage][group]));
+    }
     if (stop) break;
     if constexpr (Shared<Config, Variant>::staged) stage_values(params, slot, shared, helper, ring, values);
     slots.advance();
     q_ring.advance();
   }
-  if (helper == 0) end_items(params.launch, blocks);
+  if (helper == 0) end_items(counts, blocks);
 }
 
 }  // namespace wgmma_sm90

@@ -15,17 +15,17 @@
 //   slot_full    one arrival: the slot's item is there, but for its rows; or its `stop`. The copying thread waits for it.
 //   slot_empty   an arrival a consumer warp, after the item's output. Waited for before the slot is filled again; a consumer
 //                arrives only for a slot that was filled, and it is filled only after the phase before was seen.
-//   q_full       96 arrivals of warps 1-3: Q and the slot's rows are there.
-//   q_empty      an arrival a consumer warp, after the item's last product with Q. Likewise seen before Q is loaded again,
-//                and q_full's next phase ends only then: so no consumer is left behind by two.
+//   q_full       of each consumer; 96 arrivals of warps 1-3: its rows of Q are there, and all of the slot's rows.
+//   q_empty      of each consumer; an arrival a warp, after the item's last product with Q. Likewise seen before these rows
+//                are loaded again, and q_full's next phase ends only then: so no consumer is left behind by two.
 //   k_full       TMA's bytes (and 96 arrivals where hooks stage values): K tile, span, staged values.
 //   k_empty      an arrival a consumer warp: done with them.
 //   v_full, v_empty   likewise for V.
 //   next_wanted  one arrival an item, when K is asked for a few tiles from its end. Before, no other item is taken from those
 //                that all blocks share: it would wait here while others have nothing to do.
-// Nobody waits in a circle: an item's output follows the q_full of the next item and, where that has one tile, of the one
-// after it, whose slot is empty since the output of the item `slots` >= 3 before it, and whose Q since the last q_empty but
-// q_stages - 1.
+// Nobody waits in a circle: a consumer stores an item's output in the next one's first tile, before it waits for the Q of any
+// item after that, whose slot is empty since the output of the item `slots` >= 2 before it, and whose Q since the last q_empty
+// but q_stages - 1.
 //
 // Only loaders' waits are checked ones: with a trap among the consumers, ptxas does not give them their registers.
 #pragma once
@@ -172,7 +172,7 @@ __device__ __forceinline__ void apply_output(const typename Variant::Params& par
   }
 }
 
-// What one warp stores of its rows, from registers. A pass a row of a thread, the values of the
+// What one warp stores of its rows, from registers, after the hook on outputs. A pass a row of a thread, the values of the
 // next row moving to where those of this one were: two copies of the code would take half as long again to compile.
 template <class Config, class Variant, class Outputs>
 __device__ __forceinline__ void store_rows(const typename Variant::Params& params, Shared<Config, Variant>& shared,
@@ -234,6 +234,72 @@ __device__ __forceinline__ void store_rows(const typename Variant::Params& param
     }
 #pragma unroll
     for (int n = 0; n < Outputs::row_values; ++n) output[Outputs::value(0, n)] = output[Outputs::value(1, n)];
+  }
+}
+
+// Ends the tile's i-th row: what its output is to be multiplied by, and what else is stored of it.
+template <class Config, class Variant>
+__device__ __forceinline__ void end_row(const Launch& launch, const ItemSlot<Config, Variant>& slot, int i, RowState state,
+                                        float* scales) {
+  const Work& work = slot.work;
+  const bool valid = i < work.nrows;
+  const RowAt at = slot.row_at[i];
+  if (slot.unfinished) {
+    scales[i] = 1.0f;
+    if (valid) {
+      float* place = launch.split_state + 2 * merge::place(launch, work, at.row, at.h);
+      place[0] = state.first;
+      place[1] = state.second;
+    }
+  } else {
+    const Finished end =
+        finish<Variant, Config::accuracy>(*reinterpret_cast<const typename Variant::Item*>(slot.item),
+                                          reinterpret_cast<const typename Variant::Row*>(slot.rows)[i], state);
+    scales[i] = end.scale;
+    if (launch.lse != nullptr && valid)
+      launch.lse[work.b * launch.lse_stride.batch + (work.geometry.qo_base + at.row) * launch.lse_stride.token +
+                 at.h * launch.lse_stride.head] = end.lse;
+  }
+}
+
+// What one warp stores of its rows, from registers, where no hook changes outputs; `scales` are those of the CTA's rows. It
+// leaves `output` alone: what it changed would be moved about behind it.
+template <class Config, class Variant, class Outputs>
+__device__ __forceinline__ void store_scaled(const ItemSlot<Config, Variant>& slot, const Outputs& fragment,
+                                           const float (&output)[Outputs::values], const float* scales) {
+  using Element = typename Config::Element;
+  static_assert(Outputs::n_tiles % 2 == 0 && Outputs::m_tiles == 1, "pairs of accumulator tiles, two rows a thread");
+  const int q = fragment.lane & 3;
+#pragma unroll
+  for (int s = 0; s < Outputs::rows; ++s) {
+    const int i = fragment.row(0) + 8 * s;
+    const float scale = scales[i];
+    const bool valid = i < slot.work.nrows;
+    const RowAt at = slot.row_at[i];
+    char* const target = slot.target + (at.row * slot.target_row + at.h * slot.target_head);
+    const auto value = [&](int n) { return output[Outputs::value(s, n)]; };
+    if (slot.unfinished) {
+      float* floats = reinterpret_cast<float*>(target) + 2 * q;
+      if (valid) {
+#pragma unroll
+        for (int n = 0; n < Outputs::n_tiles; ++n)
+          *reinterpret_cast<float2*>(floats + 8 * n) =
+              float2{value(2 * n), value(2 * n + 1)};
+      }
+    } else {
+#pragma unroll
+      for (int n = 0; n < Outputs::n_tiles; n += 4) {
+        unsigned r[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int tile = n + j < Outputs::n_tiles ? n + j : n;
+          r[j] = pack(value(2 * tile) * scale, value(2 * tile + 1) * scale, Element());
+        }
+        transpose_quad(r, q);
+        if (valid && n + q < Outputs::n_tiles)
+          *reinterpret_cast<uint4*>(target + 16 * (n + q)) = uint4{r[0], r[1], r[2], r[3]};
+      }
+    }
   }
 }
 
@@ -328,7 +394,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     commit_products();
   };
 
-  wait<false>(shared_address(&shared.q_full[0]), 0);
+  wait<false>(shared_address(&shared.q_full[0][group]), 0);
   if (shared.slots[0].stop) return;
   if (consumers > 1 && group == consumers - 1) arrive_named<256>(kTurn);  // the first turn is consumer 0's
   wait<false>(shared_address(&shared.k_full[0]), 0);
@@ -397,7 +463,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       const unsigned seldom = unsigned(span.word & (kPartial | kLast)) | (status & kUnsettled) | again;
 #pragma unroll 1
       for (unsigned left = seldom; left; left = opaque_zero()) {
-        if (last && !again && !(status & kFinished)) release(shared.q_empty[q_ring.stage]);
+        if (last && !again && !(status & kFinished)) release(shared.q_empty[q_ring.stage][group]);
         // Kept from the first time, staged values would take a register for each pair.
         const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
 #pragma unroll 1
@@ -423,23 +489,22 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       unsigned never = 0;
 #pragma unroll
       for (int i = Scores::values - 4; i < Scores::values; ++i) never |= unsigned(float_to_bits(s[i]) == ~0u);
-      if (last && !(status & kFinished)) {
-        wait<false>(shared_address(&shared.q_full[q_next.stage]), q_next.parity ^ never);
-        if (uniform_of(shared.slots[slot_next.stage].stop)) status |= kEnds;
-      }
       jitter<Config::jittered>();
-      // Behind the last tile that is a phase which is over.
-      wait<false>(shared_address(&shared.k_full[k_next.stage]),
-                  k_next.parity ^ never ^ unsigned((status & (kEnds | kFinished)) != 0));
-      next_word = shared.spans[k_next.stage].word;
+      if (!last && !(status & kFinished)) {
+        wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
+        next_word = shared.spans[k_next.stage].word;
+      }
       wait_products<0>();
       pin(output);
       if ((status & kOpens) && !again) {
         if (status & kBegun) {
           Ring<Config::slots> stored = slots;
           if (!(status & kFinished)) stored.retreat();
-          store_rows<Config, Variant>(params, shared, shared.slots[stored.stage], Outputs(opaque_thread() - kLoaders),
-                                      output);
+          const Slot& ended = shared.slots[stored.stage];
+          if constexpr (facts.output.present)
+            store_rows<Config, Variant>(params, shared, ended, Outputs(opaque_thread() - kLoaders), output);
+          else
+            store_scaled<Config, Variant>(ended, Outputs(opaque_thread() - kLoaders), output, shared.scales);
           release(shared.slot_empty[stored.stage]);
         }
         if (status & kFinished) return;
@@ -456,6 +521,14 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       for (int step = 0; step < block_n / 16; ++step) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) p[step][j] = pack(s[step * 8 + 2 * j], s[step * 8 + 2 * j + 1], Element());
+      }
+      if (last) {  // as late as may be: the next item's Q was asked for above
+        wait<false>(shared_address(&shared.q_full[q_next.stage][group]), q_next.parity);
+        if (uniform_of(shared.slots[slot_next.stage].stop))
+          status |= kEnds;
+        else
+          wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity);
+        next_word = shared.spans[k_next.stage].word;
       }
       if constexpr (!steady) {
         break;
@@ -502,13 +575,20 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     multiply_v(!(status & kOpens));
     if constexpr (consumers > 1) arrive_named<256>(kTurn + next_group);
     if (last) {
-#pragma unroll
-      for (int i = 0; i < Scores::rows; ++i) {
-        RowState state = reduction.state(i);
-        if constexpr (!facts.has_weight) state.first *= scale;
-        const Scores fragment(opaque_thread() - kLoaders);
-        if ((fragment.lane & 3) == 0) shared.states[fragment.row(i)] = state;
+      // Lane q of a quad ends its q-th row.
+      RowState state = reduction.state(0);
+      const RowState second = reduction.state(1);
+      const Scores fragment(opaque_thread() - kLoaders);
+      const int q = fragment.lane & 3, ending = fragment.row(0) + 8 * q;
+      if (q & 1) state = second;
+      if constexpr (!facts.has_weight) state.first *= scale;
+      if (q < 2) {
+        if constexpr (facts.output.present)
+          shared.states[ending] = state;
+        else
+          end_row<Config, Variant>(params.launch, slot, ending, state, shared.scales);
       }
+      __syncwarp();  // the other lanes of the row read it
       reduction = Reduction();
       if (!(status & kEnds)) slots = slot_next;
       status |= kOpens | kUnsettled;
@@ -521,13 +601,30 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   }
 }
 
+// The parameters, for the loading warps, after the next barrier of the CTA. What they ask for one after another, nobody has
+// read yet: it comes at once.
+template <class Config, class Variant>
+__device__ __forceinline__ const typename Variant::Params& keep_params(const typename Variant::Params& block,
+                                                                       Shared<Config, Variant>& shared) {
+  using Params = typename Variant::Params;
+  if constexpr (Shared<Config, Variant>::keeps_params && sizeof(Params) <= 8 * Config::threads) {
+    static_assert(sizeof(Params) % 8 == 0, "whole words");
+    if (threadIdx.x < sizeof(Params) / 8)
+      reinterpret_cast<u64*>(shared.params)[threadIdx.x] = reinterpret_cast<const u64*>(&block)[threadIdx.x];
+    return *reinterpret_cast<const Params*>(shared.params);
+  } else {
+    return block;
+  }
+}
+
 // The items of one CTA. `smem` is 1024-byte aligned, SharedLayout<Config>::bytes long.
 template <class Config, class Variant>
-__device__ __forceinline__ void run_block(const typename Variant::Params& params, const TensorMap* k_map,
+__device__ __forceinline__ void run_block(const typename Variant::Params& block, const TensorMap* k_map,
                                           const TensorMap* v_map, char* smem) {
   alignas(1024) __shared__ char state[sizeof(Shared<Config, Variant>)];
   auto& shared = *reinterpret_cast<Shared<Config, Variant>*>(state);
   if (Config::checked && shared_address(smem) % 1024 != 0) stop_kernel();
+  const auto& params = keep_params<Config, Variant>(block, shared);
   if (threadIdx.x == 0) {
     constexpr int warps = 4 * Config::consumers;
     shared.zero = 0;
@@ -539,8 +636,11 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
     }
 #pragma unroll 1
     for (int stage = 0; stage < Config::q_stages; ++stage) {
-      init_barrier(shared_address(&shared.q_full[stage]), kHelpers);
-      init_barrier(shared_address(&shared.q_empty[stage]), warps);
+#pragma unroll 1
+      for (int group = 0; group < Config::consumers; ++group) {
+        init_barrier(shared_address(&shared.q_full[stage][group]), kHelpers);
+        init_barrier(shared_address(&shared.q_empty[stage][group]), 4);
+      }
     }
 #pragma unroll 1
     for (int stage = 0; stage < Config::stages; ++stage) {
@@ -557,11 +657,11 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
     if (threadIdx.x == 0)
       load_tiles<Config, Variant>(params.launch, k_map, v_map, shared, shared_address(smem));
     else if (threadIdx.x >= kLoaders - kHelpers)
-      prepare_items<Config, Variant>(params, shared, smem, shared_address(smem),
+      prepare_items<Config, Variant>(params, block.launch, shared, smem, shared_address(smem),
                                      int(threadIdx.x) - (kLoaders - kHelpers));
   } else {
     take_registers<Config::consumer_registers>();
-    multiply_items<Config, Variant>(params, shared, smem);
+    multiply_items<Config, Variant>(block, shared, smem);
   }
 }
 

@@ -115,9 +115,9 @@ _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
     (80, 80): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
     (96, 96): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
     (128, 128): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), Tile(2, 64, 4, 1, registers=(88, 208))),
-    (160, 160): (Tile(2, 112, 2, 1), Tile(2, 112, 2, 1), Tile(2, 96, 2, 1), _GATHERING),
+    (160, 160): (Tile(2, 112, 2, 1, 2), Tile(2, 112, 2, 1, 2), Tile(2, 96, 2, 1), _GATHERING),
     (192, 128): (Tile(2, 128, 2, 1), Tile(2, 128, 2, 1), Tile(2, 112, 2, 1), _GATHERING),
-    (192, 192): (Tile(2, 112, 2, 1), Tile(2, 112, 2, 1), Tile(2, 96, 2, 1), _GATHERING),
+    (192, 192): (Tile(2, 112, 2, 1, 2), Tile(2, 112, 2, 1, 2), Tile(2, 96, 2, 1), _GATHERING),
     (256, 256): (Tile(2, 64, 2, 1), Tile(2, 64, 2, 1), Tile(2, 64, 2, 1), Tile(2, 48, 2, 1, registers=(88, 208))),
 }
 SHAPES: Final = tuple(_TILES)  # (head_dim, head_dim_v)

@@ -232,6 +232,7 @@ inline unsigned shared_address(const void* pointer) {
 }
 
 inline void prefetch(const void*) {}
+inline void prefetch_l2(const void*) {}
 template <class T>
 inline void store_global(void* target, T value, bool valid) {
   if (valid) *static_cast<T*>(target) = value;

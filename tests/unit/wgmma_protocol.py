@@ -132,26 +132,36 @@ def _load_v(program: _Program, setup: Setup, tile: int) -> None:
         program.add(wait=_empty("v_empty", tile, setup.stages), copies=((full, v, tile),), arrives=full)
 
 
+def _q(setup: Setup, number: int, group: int) -> tuple[str, int]:
+    """A consumer's rows of an item's Q, and how often its stage came round before."""
+    stage, turn = number % setup.q_stages, number // setup.q_stages
+    return f"q{stage * setup.consumers + group}", turn
+
+
 def _helper(setup: Setup, leads: bool) -> list[Step]:
     """prepare_items, as one of its warps: the leader fills slots, all load rows and Q, all stage values."""
     program, tile = _Program(), 0
     for number, tiles in enumerate((*setup.items, 0)):
         slot = _ring("slot", number, setup.slots)[0]
-        q = _ring("q", number, setup.q_stages)[0]
-        q_empty, q_full = _empty("q_empty", number, setup.q_stages), q.replace("q", "q_full")
         if leads:
             if number:
                 program.add(wait=_ring("next_wanted", number - 1, 1))
             wait = _empty("slot_empty", number, setup.slots)
             program.add(wait=wait, writes=((slot, number),), arrives=slot.replace("slot", "slot_full"))
         program.add(passes="helping")
-        if number == len(setup.items):
-            program.add(wait=q_empty, arrives=q_full)
-            break
-        program.add(uses=((slot, number),), writes=((f"rows {slot}", number),) if leads else ())
+        stop = number == len(setup.items)
+        if not stop:
+            rows = ((f"rows {slot}", number), ("sources0", number))
+            program.add(uses=((slot, number),), writes=rows if leads else ())
         program.add(passes="helping")
-        program.add(wait=q_empty, writes=((q, number),) if leads else ())
-        program.add(arrives=q_full)
+        for group in range(setup.consumers):
+            q, turn = _q(setup, number, group)
+            copied = () if stop else (("sources0", number),)
+            program.add(wait=(q.replace("q", "q_empty"), turn - 1), uses=copied)
+            program.add(writes=((q, number),) if leads and not stop else (), done=tuple(name for name, _ in copied))
+            program.add(arrives=q.replace("q", "q_full"))
+        if stop:
+            break
         for _ in range(tiles if setup.staged else 0):
             k = _ring("k", tile, setup.stages)[0]
             wait = _empty("k_empty", tile, setup.stages)
@@ -171,7 +181,7 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
     v_of = [_ring("v", tile, setup.stages) for tile in range(count)]
 
     def q_of(number: int) -> tuple[str, int]:
-        return _ring("q", number, setup.q_stages)
+        return _q(setup, number, group)
 
     def slot_of(number: int) -> str:
         return _ring("slot", number, setup.slots)[0]
@@ -202,22 +212,26 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
             program.add(done=(q_of(number)[0],), arrives=q_of(number)[0].replace("q", "q_empty"))
         if setup.staged and not setup.steady:
             program.add(done=given, arrives=k.replace("k", "k_empty"))
+        following = k_of[tile + 1][0]
+        keys = (_keys(setup, tile + 1),) if setup.staged and not ends else ()
+        next_k: dict[str, object] = {
+            "wait": full(k_of[tile + 1], "k"),
+            "uses": ((following, tile + 1), (f"span {following}", tile + 1), *keys),
+        }
+        if not last:
+            program.add(**next_k)
+        if opens and tile > 0:  # the output of the item before, once its last product is there
+            program.add(done=held_q(number - 1), arrives=slot_of(number - 1).replace("slot", "slot_empty"))
         if last:
             q, slot = q_of(number + 1), slot_of(number + 1)
             what = () if ends else ((f"rows {slot}", number + 1),)
             program.add(wait=full(q, "q"), uses=((slot, number + 1), (q[0], ANYTHING if ends else number + 1), *what))
-        following = k_of[tile + 1][0]
-        if not ends:
-            keys = (_keys(setup, tile + 1),) if setup.staged else ()
-            uses = ((following, tile + 1), (f"span {following}", tile + 1), *keys)
-            program.add(wait=full(k_of[tile + 1], "k"), uses=uses)
-        else:
-            over, turn = full(k_of[tile + 1], "k")
-            program.add(wait=(over, turn - 1), uses=((f"span {following}", ANYTHING),), done=(f"span {following}",))
+            if ends:
+                program.add(uses=((f"span {following}", ANYTHING),), done=(f"span {following}",))
+            else:
+                program.add(**next_k)
         if tile > 0:
             v = v_of[tile - 1][0]
-            if opens:  # the output of the item before, once its last product is there
-                program.add(done=held_q(number - 1), arrives=slot_of(number - 1).replace("slot", "slot_empty"))
             program.add(done=(v,), arrives=v.replace("v", "v_empty"))
         if setup.steady:
             program.add(done=given, arrives=k.replace("k", "k_empty"))
@@ -230,8 +244,6 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
             program.add(meets=f"turn {(group + 1) % setup.consumers}")
         if ends:
             program.add(done=(following, q_of(number + 1)[0]))
-    beyond = _ring("k", count + 1, setup.stages)
-    program.add(wait=(full(beyond, "k")[0], beyond[1] - 1))
     program.add(done=held_q(of_tile[-1]), arrives=slot_of(of_tile[-1]).replace("slot", "slot_empty"))
     return program.steps
 
@@ -256,8 +268,8 @@ class Model:
         for name, size, arrivals in (
             ("slot_full", setup.slots, 1),
             ("slot_empty", setup.slots, consumers),
-            ("q_full", setup.q_stages, setup.helpers),
-            ("q_empty", setup.q_stages, consumers),
+            ("q_full", setup.q_stages * setup.consumers, setup.helpers),
+            ("q_empty", setup.q_stages * setup.consumers, setup.warps),
             ("k_full", setup.stages, 1 + (setup.helpers if setup.staged else 0)),
             ("k_empty", setup.stages, consumers),
             ("v_full", setup.stages, 1),
@@ -269,7 +281,7 @@ class Model:
         self.names, self.expected, self.all = list(expected), list(expected.values()), list(meetings.values())
         barriers, named = ({name: i for i, name in enumerate(names)} for names in (expected, meetings))
         self.places = [f"{part}{slot}" for slot in range(setup.slots) for part in ("slot", "rows slot")]
-        self.places += [f"q{stage}" for stage in range(setup.q_stages)]
+        self.places += [f"q{stage}" for stage in range(setup.q_stages * setup.consumers)] + ["sources0"]
         self.places += [f"{part}{stage}" for stage in range(setup.stages) for part in ("k", "span k", "v")]
         self.places += [f"keys {stage}" for stage in range(setup.stages + setup.more_values)]
         place = {name: index for index, name in enumerate(self.places)}
