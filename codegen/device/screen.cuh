@@ -78,21 +78,15 @@ struct TileBitmap : BitmapPlace {
 // TileIterator over a bitmap, which was made from the same ranges: a tile begins at the first chunk that may hold a pair
 // and that no tile before it covers.
 template <int TileCols, int Words>
-struct ScreenedTiles {
+struct ScreenedTiles : TileWalk<ScreenedTiles<TileCols, Words>, TileCols> {
+  using Base = TileWalk<ScreenedTiles<TileCols, Words>, TileCols>;
+  using Base::col_end;
+  using Base::cursor;
+  using Base::full_end;
   const TileBitmap<Words>* bitmap;
-  int cursor, col_end;
-  int full_end = 0;  // tiles from the cursor on that end here or before are full: they are found without a look
 
   __device__ __forceinline__ ScreenedTiles(const TileBitmap<Words>* bitmap, int begin, int col_end)
-      : bitmap(bitmap), cursor(begin < bitmap->first ? bitmap->first : begin), col_end(col_end) {}
-
-  __device__ __forceinline__ bool next(TileSpan& tile) {
-    if (cursor + TileCols > full_end && !seek()) return false;
-    tile.col = cursor;
-    cursor += TileCols;
-    tile.partial = cursor > full_end;
-    return true;
-  }
+      : Base(begin < bitmap->first ? bitmap->first : begin, col_end), bitmap(bitmap) {}
 
   __device__ __forceinline__ bool seek() {
     cursor = bitmap->next(cursor);

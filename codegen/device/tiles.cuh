@@ -25,27 +25,38 @@ __device__ __forceinline__ bool proven(const Range* ranges, int col, int col_end
   return found;
 }
 
-// Ascending, each column in one tile at most, whatever the order and overlap of the ranges. [col_begin, col_end) bounds
-// them. A tile begins at the first column that a range holds and no tile before it, rounded down to a multiple of Align;
-// col_begin and TileCols are multiples of it. A tile is full only when one range proves the whole of it.
-template <int TileCols, int NumRanges, int Align = TileCols>
-struct TileIterator {
-  const Range* ranges;  // [NumRanges]; unused entries are empty
+// A walk over tiles. Walk::seek() moves the cursor to the next tile and full_end to the end of what proves it; false: none
+// is left.
+template <class Walk, int TileCols>
+struct TileWalk {
   int cursor, col_end;
-  int full_end = 0;  // tiles from the cursor on that end here or before are full: most are found without a look at ranges
+  int full_end = 0;  // tiles from the cursor on that end here or before are full: they are found without a look
 
-  __device__ __forceinline__ TileIterator(const Range* ranges, int col_begin, int col_end)
-      : ranges(ranges), cursor(col_begin), col_end(col_end) {}
+  __device__ __forceinline__ TileWalk(int cursor, int col_end) : cursor(cursor), col_end(col_end) {}
 
   __device__ __forceinline__ bool next(TileSpan& tile) {
-    if (cursor + TileCols > full_end && !seek()) return false;
+    if (cursor + TileCols > full_end && !static_cast<Walk*>(this)->seek()) return false;
     tile.col = cursor;
     cursor += TileCols;
     tile.partial = cursor > full_end;
     return true;
   }
+};
 
-  // Moves the cursor to the next tile that a range meets, and full_end to the end of what proves it; false: none is left.
+// Ascending, each column in one tile at most, whatever the order and overlap of the ranges. [col_begin, col_end) bounds
+// them. A tile begins at the first column that a range holds and no tile before it, rounded down to a multiple of Align;
+// col_begin and TileCols are multiples of it. A tile is full only when one range proves the whole of it.
+template <int TileCols, int NumRanges, int Align = TileCols>
+struct TileIterator : TileWalk<TileIterator<TileCols, NumRanges, Align>, TileCols> {
+  using Base = TileWalk<TileIterator<TileCols, NumRanges, Align>, TileCols>;
+  using Base::col_end;
+  using Base::cursor;
+  using Base::full_end;
+  const Range* ranges;  // [NumRanges]; unused entries are empty
+
+  __device__ __forceinline__ TileIterator(const Range* ranges, int col_begin, int col_end)
+      : Base(col_begin, col_end), ranges(ranges) {}
+
   __device__ __forceinline__ bool seek() {
     int start = col_end;
 #pragma unroll

@@ -4,87 +4,21 @@
 // One CTA runs one work item: block_m packed query rows (a GQA group packed together) of one KV head, against that head's
 // KV columns or a split of them. Warp w owns rows [w, w + 1) * block_m / warps of the tile, so no row crosses a warp.
 #pragma once
-#include "device/fragment.cuh"
-#include "device/joint.cuh"
-#include "device/pairs.cuh"
 #include "device/tiles.cuh"
+#include "families/mma_layout.cuh"
 
 #ifdef ATTNCC_KERNELS
 #include "device/mma.cuh"
 #include "device/reduction.cuh"
 #include "device/tile_copy.cuh"
 #include "device/vectors.cuh"
-#include "families/merge.cuh"
+#include "families/mma_epilogue.cuh"
 #endif
 
 namespace attncc {
 namespace mma_sm80 {
 
-template <class Config, int Cols = Config::block_n>
-using Fragment = MmaFragment<Config::block_m, Config::warps, Cols>;
-
-// Dynamic shared memory, in bytes from its start; codegen/families/mma_sm80.py computes the same.
-template <class Config>
-struct SharedLayout {
-  using QKTile = SharedTile<Config::head_dim>;
-  using VTile = SharedTile<Config::head_dim_v>;
-  static constexpr int q = 0;
-  static constexpr int k_bytes = Config::block_n * QKTile::row_bytes, v_bytes = Config::block_n * VTile::row_bytes;
-  static constexpr int k = q + Config::block_m * QKTile::row_bytes;
-  static constexpr int v = k + Config::stages * k_bytes;
-  static constexpr int tiles_end = v + Config::stages * v_bytes;
-  // The output lies over the tiles, once they are done with: as elements, laid out like V, or as floats, a row's RowEnd behind
-  // them; 8 floats more keep the four rows that half a warp stores to in different banks. Elements take half of the time
-  // and twice the code, which a large head dim cannot afford.
-  static constexpr bool out_elements = Config::head_dim_v <= 64;
-  static constexpr int out = 0, out_row_floats = Config::head_dim_v + 8;
-  static constexpr int out_end = Config::block_m * out_row_floats * 4;
-  static constexpr int bytes = tiles_end > out_end ? tiles_end : out_end;
-};
-
-// Static shared memory. One object, whose size its alignment divides: dynamic shared memory begins where it ends, and at
-// NVVM's minimal level ptxas leaves the alignment that tiles need out of account. Raw bytes where an Item, Row, Key or
-// Diagonal may have constructors.
-template <class Config, class Variant>
-struct alignas(128) Staged {
-  static constexpr Facts facts = Variant::facts;
-  static constexpr int keys_count = facts.has_key ? Config::stages * Config::block_n : 1;
-  static constexpr int diagonals_count = facts.has_diagonal ? Config::stages * Diagonals<Config, Variant>::capacity : 1;
-
-  alignas(16) char item[sizeof(typename Variant::Item)];
-  alignas(16) char rows[Config::block_m * sizeof(typename Variant::Row)];
-  alignas(16) char keys[keys_count * sizeof(typename Variant::Key)];
-  alignas(16) char diagonals[diagonals_count * sizeof(typename Diagonals<Config, Variant>::Value)];
-  RowAt row_at[Config::block_m];
-  // Of the item's rows. Aligned, as the compiler reads them by 16 bytes: what lies before is written meanwhile.
-  alignas(16) Range ranges[facts.num_ranges];
-  Range warp_ranges[Config::warps][facts.num_ranges];  // of each warp's rows, which prove more tiles
-  // Uniform, and needed once a tile or at the end: here it costs no register while the accumulators fill them.
-  struct {
-    const char *k, *v;        // the item's first column
-    i64 k_stride, v_stride;  // bytes between columns
-    int b, slot, qo_base, nrows;
-  } source;
-};
-
 #ifdef ATTNCC_KERNELS
-
-// How an output row ends, beside its floats in shared memory.
-struct RowEnd {
-  char* target;  // its elements, or its state's floats, in global memory; null: not a row of the item
-  Finished row;
-};
-
-// The value of another lane of the warp.
-__device__ __forceinline__ float shuffle(float x, int lane) {
-  return bits_to_float(unsigned(__shfl_sync(0xffffffffu, int(float_to_bits(x)), lane)));
-}
-__device__ __forceinline__ char* shuffle(char* x, int lane) {
-  const unsigned long long bits = reinterpret_cast<unsigned long long>(x);
-  const unsigned low = __shfl_sync(0xffffffffu, int(unsigned(bits)), lane);
-  const unsigned high = __shfl_sync(0xffffffffu, int(unsigned(bits >> 32)), lane);
-  return reinterpret_cast<char*>((unsigned long long)(high) << 32 | low);
-}
 
 // One work item. On entry no thread of the CTA still reads shared memory of an earlier item. `smem` is 128-byte aligned,
 // SharedLayout<Config>::bytes long. Writes out (and lse) for exactly the item's rows.
@@ -365,149 +299,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     stage = stage == stages - 1 ? 0 : stage + 1;
   }
 
-  // ---- epilogue ----------------------------------------------------------------------------------------------------
-  // The four lanes that share rows end one of them each.
-  const Outputs outputs(threadIdx.x);
-  constexpr int slots = Scores::rows;
-  static_assert(slots <= 4, "a lane to a row");
-  const bool split = launch.split_out != nullptr;
-  RowState state = reduction.state(0);
-#pragma unroll
-  for (int slot = 1; slot < slots; ++slot) {
-    const RowState other = reduction.state(slot);
-    if (lane % slots == slot) state = other;
-  }
-  const int end_row = scores.row(lane % slots);
-  char* target = nullptr;  // the row's elements, or its state's floats; null: not a row of the item
-  Finished finished{};
-  if (end_row < source.nrows) {
-    const RowAt at = row_at[end_row];
-    if (split) {
-      const i64 place = source.slot * launch.split_tokens * launch.num_heads +
-                        merge::state_index(launch, source.qo_base, source.b, at.row, at.h);
-      target = reinterpret_cast<char*>(launch.split_out + place * Config::head_dim_v);
-      launch.split_state[2 * place] = state.first;
-      launch.split_state[2 * place + 1] = state.second;
-    } else {
-      finished = finish<Variant, Config::accuracy>(item, rows[end_row], state);
-      const i64 token = source.qo_base + at.row;
-      target = static_cast<char*>(launch.out) + 2 * (source.b * launch.out_stride.batch +
-                                                     token * launch.out_stride.token + at.h * launch.out_stride.head);
-      if (launch.lse != nullptr)
-        launch.lse[source.b * launch.lse_stride.batch + token * launch.lse_stride.token +
-                   at.h * launch.lse_stride.head] = finished.lse;
-    }
-  }
-  wait_copies<0>();  // an item without tiles still has Q in flight
-  __syncthreads();   // the output tile overwrites Q, K and V
-  // Each warp writes and reads its own rows.
-  const int first_row = outputs.warp * Outputs::warp_rows;
-  if constexpr (Layout::out_elements && !facts.output.present) {
-    if (split) {
-#pragma unroll
-      for (int slot = 0; slot < slots; ++slot) {
-        float* row = reinterpret_cast<float*>(shuffle(target, (lane & 28) + slot));
-        if (row == nullptr) continue;
-        row += outputs.first_col();
-#pragma unroll
-        for (int n = 0; n < Outputs::row_values; n += 2) {
-          const int i = Outputs::value(slot, n);
-          *reinterpret_cast<float2*>(row + Outputs::step(i)) = float2{output[i], output[i + 1]};
-        }
-      }
-      return;
-    }
-    const int own = VTile::offset(outputs.row(0), 0) + (lane & 3) * 4;
-#pragma unroll
-    for (int slot = 0; slot < slots; ++slot) {
-      const float scale = shuffle(finished.scale, (lane & 28) + slot);
-#pragma unroll
-      for (int n = 0; n < Outputs::row_values; n += 2) {
-        const int i = Outputs::value(slot, n);
-        *reinterpret_cast<unsigned*>(smem + Layout::out + VTile::advance(own, n / 2) +
-                                     ((slot >> 1) * 16 + (slot & 1) * 8) * VTile::row_bytes) =
-            pack(output[i] * scale, output[i + 1] * scale, Element());
-      }
-    }
-    __syncwarp();
-    // A lane stores 16 bytes, neighbours the next: whole rows, side by side.
-    constexpr int chunks = VTile::chunks, pass = 32 / chunks;
-    constexpr bool all_lanes = 32 % chunks == 0;
-    const int first = quotient<chunks>(lane), chunk = lane - first * chunks, left = source.nrows - first_row - first;
-    const char* from = smem + Layout::out + first_row * VTile::row_bytes;
-#pragma unroll
-    for (int row = 0; row < Outputs::warp_rows; row += pass) {
-      const bool inside = all_lanes || (first < pass && first + row < Outputs::warp_rows);
-      const int mine = inside ? first + row : 0;
-      char* to = shuffle(target, (mine & 7) * 4 + (mine >> 3)) + chunk * 16;  // from the lane that ended it
-      const uint4 part = *reinterpret_cast<const uint4*>(from + VTile::offset(mine, chunk));
-      store_global(to, part, inside && row < left);
-    }
-  } else {
-    constexpr int row_floats = Layout::out_row_floats;
-    float* vectors = reinterpret_cast<float*>(smem + Layout::out);
-    const auto row_end = [&](int i) -> RowEnd& {
-      return *reinterpret_cast<RowEnd*>(vectors + i * row_floats + Config::head_dim_v);
-    };
-    row_end(end_row) = RowEnd{target, finished};
-    float* own = vectors + outputs.row(0) * row_floats + outputs.col(0);  // the others' distances are constants
-#pragma unroll
-    for (int i = 0; i < Outputs::values; i += 2) {
-      const int slot = Outputs::slot(i);
-      *reinterpret_cast<float2*>(own + ((slot >> 1) * 16 + (slot & 1) * 8) * row_floats + Outputs::step(i)) =
-          float2{output[i], output[i + 1]};
-    }
-    __syncwarp();
-    if constexpr (facts.output.present) {
-      if (!split) {
-#pragma unroll 1
-        for (int i = first_row; i < first_row + Outputs::warp_rows; ++i) {
-          const RowEnd& end = row_end(i);
-          if (end.target == nullptr) break;
-          const FloatVector x{vectors + i * row_floats, end.row.scale};
-          const RowAt at = row_at[i];
-          store_vector<Element>(
-              end.target, lane,
-              output_vector<Config, Variant>(params, item, x, lane, end.row.total, end.row.lse, at.row, at.h));
-        }
-        return;
-      }
-    }
-    // A lane stores four channels at a time, neighbours the next four.
-    constexpr int parts = Config::head_dim_v / 4, pass = parts < 32 ? 32 / parts : 1;
-    constexpr int batch = 4;  // read together: the compiler cannot see that stores do not write what is read next
-    static_assert(Outputs::warp_rows % (batch * pass) == 0, "whole batches");
-    const int first = parts < 32 ? lane / parts : 0;
-    if (first >= pass) return;
-#pragma unroll 1
-    for (int part = lane - first * parts; part < parts; part += 32) {
-#pragma unroll 1
-      for (int done = first_row + first; done < first_row + Outputs::warp_rows; done += batch * pass) {
-        float4 values[batch];
-        float scale[batch];
-        char* to[batch];
-#pragma unroll
-        for (int j = 0; j < batch; ++j) {
-          const int row = done + j * pass;
-          values[j] = reinterpret_cast<const float4*>(vectors + row * row_floats)[part];
-          scale[j] = row_end(row).row.scale;
-          to[j] = row_end(row).target;
-        }
-        if (split) {
-#pragma unroll
-          for (int j = 0; j < batch; ++j) store_global(to[j] + 16 * part, values[j], to[j] != nullptr);
-          continue;
-        }
-#pragma unroll
-        for (int j = 0; j < batch; ++j) {
-          const float4 x = values[j];
-          const float by = scale[j];
-          const uint2 packed{pack(x.x * by, x.y * by, Element()), pack(x.z * by, x.w * by, Element())};
-          store_global(to[j] + 8 * part, packed, to[j] != nullptr);
-        }
-      }
-    }
-  }
+  end_item(params, staged, scores, output, reduction, smem);
 }
 
 // A row tile against split `slot` of its columns.
