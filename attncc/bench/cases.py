@@ -96,6 +96,7 @@ class Case:
     ("base"), by exact operations. ``stand_in`` is what peers compute where they have no such variant. ``family`` forces
     a kernel family. ``length`` is that of every request, or their mean where ``lengths`` makes the batch ragged.
     ``head_dim_v`` and ``heads``, (of queries, of keys and values), differ from the usual where they are given.
+    ``documents`` are a request's, where the variant packs some.
     """
 
     variant: str
@@ -110,6 +111,7 @@ class Case:
     heads: tuple[int, int] | None = None
     lengths: Lengths = "padded"
     tokens: int = TOKENS
+    documents: int = DOCUMENTS
 
     @property
     def batch(self) -> int:
@@ -136,7 +138,10 @@ class Case:
     def label(self) -> str:
         dims = f"D{self.head_dim}" if self.head_dim_v is None else f"D{self.head_dim}/{self.head_dim_v}"
         heads = "" if self.heads is None else f" {self.heads[0]}/{self.heads[1]}"
-        return f"{self.variant} {dims} S{self.length}{heads}" + ("" if self.lengths == "padded" else f" {self.lengths}")
+        documents = "" if self.documents == DOCUMENTS else f" x{self.documents}"
+        lengths = "" if self.lengths == "padded" else f" {self.lengths}"
+        over = "" if self.base is None or self.base.length == self.length else f" over S{self.base.length}"
+        return f"{self.variant}{documents} {dims} S{self.length}{heads}{lengths}{over}"
 
 
 def _equal(batch: int, mean: int) -> tuple[int, ...]:
@@ -246,7 +251,7 @@ def _ids(case: Case, device: str) -> Any:
     """Documents of equal length, i32[batch, length]."""
     import torch
 
-    ends = torch.arange(case.length, device=device) * DOCUMENTS // case.length
+    ends = torch.arange(case.length, device=device) * case.documents // case.length
     return ends.int().expand(case.batch, -1).contiguous()
 
 
@@ -255,7 +260,7 @@ def _random_ids(case: Case, device: str) -> Any:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    cuts = torch.randint(case.length, (case.batch, 2 * DOCUMENTS - 1), generator=generator)
+    cuts = torch.randint(case.length, (case.batch, 2 * case.documents - 1), generator=generator)
     begins = torch.zeros(case.batch, case.length, dtype=torch.int32).scatter_(1, cuts, 1)
     return begins.cumsum(1).int().to(device)
 
@@ -327,15 +332,29 @@ def _hooked(head_dim: int, length: int, bars: Mapping[str, float | None]) -> Cas
     )
 
 
+def _packed(head_dim: int, length: int, bar: float) -> Cases:
+    """Causal documents of 1k, 2k and 4k over causal, and over causal requests of their length."""
+    cases = []
+    for documents in (8, 4, 2):
+        long, short = (Case("causal", head_dim, n) for n in (length, length // documents))
+        packed = Case("documents", head_dim, length, long, "base", bar, documents=documents)
+        cases += [packed, replace(packed, base=short, bar=None)]
+    return tuple(cases)
+
+
 def _mma_sm80() -> Preset:
     bars: dict[str, float | None] = {"alibi": 0.92, "key_bias": 0.92, "prefix_lm": 0.92, "sink": 0.92}
-    bars |= {"documents": 0.85, "document_blocks": 0.85, "window": 0.85}
+    bars |= {"document_blocks": 0.85, "window": 0.85}
+    short = (Case("causal", head_dim, length) for head_dim in (64, 128) for length in (1024, 4096))
     return Preset(
         _in_family(
             "mma_sm80",
             *_plain((64, 128, 256), (2048, 8192), "FLASH", lambda head_dim, _: 0.85 if head_dim == 256 else 0.90),
             *_hooked(64, 8192, bars | {"softcap": 0.75}),
             *_hooked(128, 8192, bars | {"softcap": 0.85}),
+            *short,
+            *_packed(64, 8192, 0.85),
+            *_packed(128, 8192, 0.85),
         )
     )
 

@@ -302,13 +302,41 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   end_item(params, staged, scores, output, reduction, smem);
 }
 
-// A row tile against split `slot` of its columns.
-template <class Config>
-__device__ __forceinline__ Work block_work(const Launch& launch, int tile, int slot, int hk, int b, int h0, int heads) {
-  Work work = row_tile(launch, Config::block_m, tile, hk, b, h0, heads);
-  work.slot = slot;
+// What a block does: row tiles from the last of a request, a split of the columns, a KV head. b >= batch: nothing.
+struct Place {
+  int from_end, slot, b, hk;
+};
+
+constexpr unsigned kGridRows = 65535;  // codegen/families/mma_sm80.py has the same
+
+// The grid: (KV heads of a section times num_splits, row tiles of the longest request, sections). A section is as many KV
+// heads, counted over all requests, as read their keys and values through the L2 at once; its row tiles run from the last,
+// one of every head in turn: under a causal mask those are the longest, and the short ones of all heads fill what they leave
+// idle. Row tiles past what a grid counts in y are more sections.
+__device__ __forceinline__ Place block_place(const Launch& launch, int tiles) {
+  unsigned section = blockIdx.z, from_end = blockIdx.y;
+  if (tiles > int(kGridRows)) {
+    const unsigned parts = (unsigned(tiles) + kGridRows - 1) / kGridRows;
+    section = blockIdx.z / parts;
+    from_end += (blockIdx.z - section * parts) * kGridRows;
+  }
+  unsigned head = section * gridDim.x + blockIdx.x, slot = 0;
   if (launch.num_splits > 1) {
-    work.col0 = slot * launch.split_cols;
+    const unsigned all = head;
+    head = all / launch.num_splits;
+    slot = all - head * launch.num_splits;
+  }
+  const unsigned b = head / launch.num_kv_heads;
+  return {int(from_end), int(slot), int(b), int(head - b * launch.num_kv_heads)};
+}
+
+// Row tile `tile` against a split of its columns.
+template <class Config>
+__device__ __forceinline__ Work block_work(const Launch& launch, const Place& place, int tile, int h0, int heads) {
+  Work work = row_tile(launch, Config::block_m, tile, place.hk, place.b, h0, heads);
+  work.slot = place.slot;
+  if (launch.num_splits > 1) {
+    work.col0 = place.slot * launch.split_cols;
     work.ncols = launch.split_cols;
   }
   return work;
@@ -317,41 +345,35 @@ __device__ __forceinline__ Work block_work(const Launch& launch, int tile, int s
 // Where tables are kept by head: a group too large for them has `group` times the row tiles of one head, which the same
 // blocks share, an item a round. Returns whether there was one.
 template <class Config, class Variant>
-__device__ __forceinline__ bool run_head_items(const typename Variant::Params& params, int round,
-                                                                char* smem) {
+__device__ __forceinline__ bool run_head_items(const typename Variant::Params& params, const Place& place, int tiles,
+                                               int round, char* smem) {
   const Launch& launch = params.launch;
-  const int splits = launch.num_splits > 1 ? launch.num_splits : 1;
-  const int tiles = int(gridDim.x) / splits, slot = int(blockIdx.x) / tiles;
-  const int i = (round + 1) * tiles - 1 - (int(blockIdx.x) - slot * tiles), hk = blockIdx.y, b = blockIdx.z;
+  const int i = (round + 1) * tiles - 1 - place.from_end;
   const bool packed = packs_group<Variant>(launch);
   const int per_head = packed ? tiles : (launch.max_qo_len + Config::block_m - 1) / Config::block_m;
   if (i >= per_head * (packed ? 1 : launch.group)) return false;
   const int head = i / per_head;
-  const Work work = block_work<Config>(launch, i - head * per_head, slot, hk, b, hk * launch.group + head,
+  const Work work = block_work<Config>(launch, place, i - head * per_head, place.hk * launch.group + head,
                                        packed ? launch.group : 1);
   if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
   return true;
 }
 
-// The grid: (row tiles of the longest request times num_splits, KV heads, requests). Row tiles run from the last: under a
-// causal mask those are the longest.
 template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
   // All of the block at once: what an item reads of it, one address after another, is then near.
   if (128 * threadIdx.x < sizeof(params)) prefetch(reinterpret_cast<const char*>(&params) + 128 * threadIdx.x);
+  const Launch& launch = params.launch;
+  const int tiles = (launch.max_qo_len * launch.group + Config::block_m - 1) / Config::block_m;
+  const Place place = block_place(launch, tiles);
+  if (place.b >= launch.batch || place.from_end >= tiles) return;
   if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
 #pragma unroll 1
-    for (int round = 0; run_head_items<Config, Variant>(params, round, smem); ++round)
+    for (int round = 0; run_head_items<Config, Variant>(params, place, tiles, round, smem); ++round)
       __syncthreads();  // the next item's copies go where this one's output is read
   } else {
-    const Launch& launch = params.launch;
-    int tiles = gridDim.x, slot = 0;
-    if (launch.num_splits > 1) {
-      tiles /= launch.num_splits;
-      slot = int(blockIdx.x) / tiles;
-    }
-    const int tile = tiles - 1 - (int(blockIdx.x) - slot * tiles), hk = blockIdx.y, b = blockIdx.z;
-    const Work work = block_work<Config>(launch, tile, slot, hk, b, hk * launch.group, launch.group);
+    const Work work =
+        block_work<Config>(launch, place, tiles - 1 - place.from_end, place.hk * launch.group, launch.group);
     if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
   }
 }

@@ -28,6 +28,12 @@ SHARED_BYTES: Final[Mapping[str, int]] = {
     "sm_100": 227 * 1024,
     "sm_120": 99 * 1024,
 }
+# KV heads whose row tiles alternate: as many as have keys and values of so many bytes together, of an H200's 50 MB of
+# L2; or as many as are each read by several blocks at once.
+SECTION_BYTES: Final = 32 * 2**20
+SECTION_HEADS: Final = 64
+GRID_ROWS: Final = 65535  # of y and z: Programming Guide 13.0, "Technical Specifications per Compute Capability"
+
 HEAD_DIMS: Final = tuple(range(32, 257, 16))
 DTYPES: Final = ("f16", "bf16")
 LAYOUTS: Final = ("contiguous", "strided")  # kinds of storage of K and V, of LAYOUTS in codegen/select.py
@@ -99,9 +105,21 @@ class Config:
         return (m_tiles + k16) * (self.head_dim // 16) + k16 * (self.head_dim_v // 16)
 
     def launch_rule(self) -> dict[str, object]:
-        """How to launch ``attncc_main``: grid expressions over the Launch block's fields, threads, dynamic bytes."""
+        """How to launch ``attncc_main``: grid expressions over the Launch block's fields, threads, dynamic bytes.
+
+        The grid is (heads of a section, row tiles, sections), as ``block_place`` in the header reads it; heads are KV
+        heads of all requests.
+        """
+        tiles, heads = f"ceil_div(max_qo_len * group, {self.block_m})", "(num_kv_heads * batch)"
+        keys = SECTION_BYTES // (2 * (self.head_dim + self.head_dim_v))  # of all heads of a section
+        most = f"max({keys} // max(max_kv_len, 1), {SECTION_HEADS}, ceil_div({heads}, {GRID_ROWS}))"
+        sections = f"ceil_div({heads}, {most})"
         return {
-            "grid": [f"ceil_div(max_qo_len * group, {self.block_m})", "num_kv_heads", "batch"],
+            "grid": [
+                f"ceil_div({heads}, max({sections}, 1))",
+                f"min({tiles}, {GRID_ROWS})",
+                f"{sections} * ceil_div({tiles}, {GRID_ROWS})",
+            ],
             "block": self.threads,
             "smem": self.smem_bytes,
         }

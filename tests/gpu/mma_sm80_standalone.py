@@ -13,7 +13,7 @@ import math
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +90,14 @@ class Kernel:
         self.main.max_dynamic_shared_size_bytes = config.smem_bytes
         self.finish = module.get_function(SYMBOLS["merge"])
 
-    def launch(
-        self, params: torch.Tensor, max_qo_len: int, group: int, kv_heads: int, batch: int, splits: int = 0
-    ) -> None:
-        tiles = -(-max_qo_len * group // self.config.block_m) * max(splits, 1)
-        grid, smem = (tiles, kv_heads, batch), self.config.smem_bytes
+    def launch(self, params: torch.Tensor, sizes: Mapping[str, int], splits: int = 0) -> None:
+        """``sizes``: the words of Launch that the grid depends on, and more."""
+        x, y, z = variants.main_grid(self.config, sizes)
+        grid, smem = (x * max(splits, 1), y, z), self.config.smem_bytes
         self.main(grid, (self.config.threads,), (params.data_ptr(),), shared_mem=smem)
         if splits:
-            blocks = -(-max_qo_len * group * kv_heads // merge.WARPS)
-            self.finish((blocks, 1, batch), (32 * merge.WARPS,), (params.data_ptr(),))
+            blocks = -(-sizes["max_qo_len"] * sizes["num_heads"] // merge.WARPS)
+            self.finish((blocks, 1, sizes["batch"]), (32 * merge.WARPS,), (params.data_ptr(),))
 
 
 def parameter_block(name: str, words: dict[str, Any]) -> torch.Tensor:
@@ -215,9 +214,9 @@ def run_case(name: str, kernel: Kernel, case: Case) -> tuple[bool, str]:
         tiles = -(-case.kv_len // config.block_n)
         words |= {"num_splits": case.splits, "split_cols": -(-tiles // case.splits) * config.block_n}
     block = parameter_block(name, words)
-    kernel.launch(block, case.qo_len, case.heads // case.kv_heads, case.kv_heads, case.batch, case.splits)
+    kernel.launch(block, words, case.splits)
     first = out.clone()
-    kernel.launch(block, case.qo_len, case.heads // case.kv_heads, case.kv_heads, case.batch, case.splits)
+    kernel.launch(block, words, case.splits)
     torch.cuda.synchronize()
 
     worst, worst_lse, sums, problems = 0.0, 0.0, [0.0, 0.0], []
@@ -289,7 +288,7 @@ def run_structure(kernel: Kernel) -> tuple[bool, str]:
     words |= {"sm_scale.value": 1.0, "batch": 1, "num_heads": 2, "num_kv_heads": 2, "group": 1}
     words |= {"max_qo_len": length, "max_kv_len": length}
     block = parameter_block("causal", words)
-    kernel.launch(block, length, 1, 2, 1)
+    kernel.launch(block, words)
     seen = out[0, :, :, :length] != 0
     expected = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()[:, None].expand(-1, 2, -1)
     return torch.equal(seen, expected), "keys seen"
@@ -343,7 +342,7 @@ def bench(dtype_name: str, head_dim: int) -> None:
                 try:
                     made = built.get((name, config)) or Kernel(name, config)
                     built[name, config] = made
-                    mine = lambda: made.launch(block, length, 1, heads, batch)  # noqa: B023, E731
+                    mine = lambda: made.launch(block, words)  # noqa: B023, E731
                     ratios, speeds = [], []
                     for _ in range(6):
                         ours, peer = seconds(mine), seconds(flash)

@@ -16,6 +16,7 @@ import numpy as np
 
 from attncc.codegen.families import merge, mma_sm80, screen
 from attncc.codegen.launch_block import LAUNCH_FIELDS
+from tests.unit.mma_sm80_variants import main_grid
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES: dict[str, Any] = {"f16": np.float16, "bf16": ml_dtypes.bfloat16}
@@ -43,9 +44,9 @@ EXPORT void screen(const Params* params, int tiles, int kv_heads, int batch) {
 }
 """
 ENTRY = """
-EXPORT long emulate(const Params* params, int tiles, int kv_heads, int batch) {
+EXPORT long emulate(const Params* params, int x, int y, int z) {
   long conflicts = 0;
-  gridDim = {unsigned(tiles), unsigned(kv_heads), unsigned(batch)};
+  gridDim = {unsigned(x), unsigned(y), unsigned(z)};
   for (unsigned z = 0; z < gridDim.z; ++z)
     for (unsigned y = 0; y < gridDim.y; ++y)
       for (unsigned x = 0; x < gridDim.x; ++x) {
@@ -182,13 +183,14 @@ class Batch:
                     struct.pack_into(FORMATS[field.ctype], block, field.offset, words[field.name])
 
         put(words)
-        tiles = -(-max(self.qo_lens) * (heads // kv_heads) // self.config.block_m) * max(splits, 1)
         rows, group = max(self.qo_lens), heads // kv_heads
         most = max(-(-rows * group // self.config.block_m), -(-rows // self.config.block_m) * group)
         bitmaps = np.full(len(self.qo_lens) * kv_heads * most * screen.BITMAP_BYTES, 0xA5, np.uint8)
         put({"screens": bitmaps.ctypes.data})
         library.screen(ctypes.c_void_p(params), most, kv_heads, len(self.qo_lens))
-        conflicts = library.emulate(ctypes.c_void_p(params), tiles, kv_heads, len(self.qo_lens))
+        stored = {f.name: struct.unpack_from(FORMATS[f.ctype], block, f.offset)[0] for f in LAUNCH_FIELDS}
+        x, y, z = main_grid(self.config, stored)
+        conflicts = library.emulate(ctypes.c_void_p(params), x * max(splits, 1), y, z)
         assert conflicts == 0, "ldmatrix met bank conflicts"
         if splits:
             assert (self.out == POISON).all(), "a split wrote the output"

@@ -6,7 +6,7 @@ Each is the C++ of ``Params`` and ``Variant``. Parameters follow ``launch`` in t
 from collections.abc import Mapping
 from typing import Any, Final
 
-from attncc.artifact import Role
+from attncc.artifact import LaunchRule, Role
 from attncc.codegen.families import entries, merge, mma_sm80
 from attncc.codegen.launch_block import scalar_fields, tensor_fields, token_tensor_fields
 
@@ -460,3 +460,9 @@ def source(name: str, config: Any, family: Any = mma_sm80) -> str:
     """The whole translation unit for NVRTC; ``config`` is the family's."""
     wrappers: dict[Role, str] = {"main": family.render_wrapper(), "merge": merge.render_wrapper()}
     return definitions(name, config, family) + entries.render(wrappers)
+
+
+def main_grid(config: mma_sm80.Config, sizes: Mapping[str, int]) -> tuple[int, int, int]:
+    """The grid of ``main`` without splits, by the rule that the runtime follows."""
+    rule: Any = config.launch_rule()
+    return LaunchRule(tuple(rule["grid"]), config.threads, config.smem_bytes).grid_of(sizes)

@@ -45,6 +45,12 @@ def test_pairs_are_counted_exactly(name: str, count: int) -> None:
     assert pairs(make(name, case, "cpu"), case, tile=300) == BATCH * count
 
 
+def test_packed_documents_are_as_many_pairs_as_requests_of_their_length() -> None:
+    for documents in (2, 4):
+        packed, apart = Case("documents", 128, S, documents=documents), Case("causal", 128, S // documents)
+        assert pairs(make("documents", packed, "cpu"), packed) == pairs(make("causal", apart, "cpu"), apart)
+
+
 def test_every_case_of_a_preset_can_be_made() -> None:
     for preset in cases.PRESETS.values():
         assert len({case.label for case in preset.cases}) == len(preset.cases)

@@ -102,9 +102,32 @@ def test_refuses_by_name() -> None:
         mma_sm80.choose("bf16", 72, 72, "sm_90a")
 
 
-def test_a_lone_request_is_launched_over_its_packed_rows() -> None:
+def test_the_grid_has_a_block_for_every_row_tile_of_every_head() -> None:
     config = mma_sm80.choose("bf16", 64, 64, "sm_90a")
     rule = config.launch_rule()
-    assert rule["grid"] == [f"ceil_div(max_qo_len * group, {config.block_m})", "num_kv_heads", "batch"]
     assert (rule["block"], rule["smem"]) == (config.threads, config.smem_bytes)
     assert merge.launch_rule()["grid"] == ["ceil_div(max_qo_len * num_heads, 4)", "1", "batch"]
+    most = 2**31 - 4096  # packed rows, or columns: what a call may have
+    for rows in (1, 128, 129, 8192, 65535 * 128, 65535 * 128 + 1, most):
+        for heads in (1, 8, 64, 65, 2**17, 2**25):
+            for cols in (0, 1, 8192, most):
+                sizes = {"max_qo_len": rows, "group": 1, "num_kv_heads": heads, "batch": 1, "max_kv_len": cols}
+                x, y, z = variants.main_grid(config, sizes)
+                tiles = -(-rows // config.block_m)
+                if tiles * heads > 2**31:  # no kernel is started for so many
+                    continue
+                assert x < 2**31
+                assert z <= 65535
+                sections = z // -(-tiles // 65535)
+                assert x * sections >= heads > x * (sections - 1)
+                assert y == min(tiles, 65535)
+    sizes = {"max_qo_len": 0, "group": 1, "num_kv_heads": 8, "batch": 0, "max_kv_len": 0}
+    assert 0 in variants.main_grid(config, sizes)
+
+
+def test_heads_alternate_within_the_cache() -> None:
+    """Of 256 heads at head dim 128, as many at a time as have keys and values of 32 MiB, or as several blocks read."""
+    config = mma_sm80.choose("bf16", 128, 128, "sm_90a")
+    sizes = {"max_qo_len": 512, "group": 2, "num_kv_heads": 8, "batch": 32}
+    sections = {cols: variants.main_grid(config, sizes | {"max_kv_len": cols}) for cols in (256, 700, 8192)}
+    assert sections == {256: (256, 8, 1), 700: (86, 8, 3), 8192: (64, 8, 4)}

@@ -250,6 +250,44 @@ def check_generated(library: Any, variant: Variant, config: Any) -> None:
             batch.compare(b, expected.out[b, :rows], lse, lse_error=lse_error, slack=slack)
 
 
+PLACES = """
+extern "C" __attribute__((visibility("default"))) void places(int splits, int kv_heads, int tiles,
+                                                             const int* grid, int* out) {
+  attncc::Launch launch{};
+  launch.num_splits = splits, launch.num_kv_heads = kv_heads;
+  gridDim = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])};
+  for (unsigned z = 0; z < gridDim.z; ++z)
+    for (unsigned y = 0; y < gridDim.y; ++y)
+      for (unsigned x = 0; x < gridDim.x; ++x) {
+        blockIdx = {x, y, z};
+        const attncc::mma_sm80::Place place = attncc::mma_sm80::block_place(launch, tiles);
+        *out++ = place.from_end, *out++ = place.slot, *out++ = place.b, *out++ = place.hk;
+      }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("splits", "kv_heads", "batch", "rows", "cols"),
+    [(0, 3, 5, 40, 40), (3, 2, 2, 65, 900), (0, 8, 32, 256, 2048), (2, 7, 19, 32, 2048), (0, 1, 2, 65536 * 32, 9)],
+)
+def test_every_item_has_one_block(tmp_path: Path, splits: int, kv_heads: int, batch: int, rows: int, cols: int) -> None:
+    """Whatever the sections, with more row tiles than a grid has in y too; of a section, the last row tiles first."""
+    library = emulated.build(tmp_path, "places", variants.definitions("causal", SMALL) + PLACES)
+    tiles, parts = -(-rows // SMALL.block_m), max(splits, 1)
+    sizes = {"max_qo_len": rows, "group": 1, "num_kv_heads": kv_heads, "batch": batch, "max_kv_len": cols}
+    x, y, z = variants.main_grid(SMALL, sizes)
+    grid = np.array((x * parts, y, z), np.int32)
+    found = np.zeros((grid.prod(), 4), np.int32)
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (grid, found)]
+    library.places(splits, kv_heads, tiles, *pointers)
+    used = (found[:, 0] < tiles) & (found[:, 2] < batch)
+    items = np.ravel_multi_index(tuple(found[used].T), (tiles, parts, batch, kv_heads))
+    assert np.array_equal(np.sort(items), np.arange(tiles * parts * batch * kv_heads))
+    sections = found.reshape(z // -(-tiles // 65535), -1, 4)
+    assert (np.diff(sections[:, :, 0], axis=1) >= 0).all()
+
+
 def test_merged_states_merge_again(build: Any) -> None:
     """`merge` may leave a state, without the sink, which a later merge takes as one of its parts."""
     case = Case((19, 5), (170, 41), heads=3, ragged=True, splits=4)
