@@ -39,8 +39,8 @@ struct BitmapPlace {
 // may: a pair is possible; all: every pair is there.
 template <int Words>
 struct TileBitmap : BitmapPlace {
-  unsigned may[Words], all[Words];
   int begin, end;  // of the words where `may` has a bit
+  unsigned may[Words], all[Words];
 
   __device__ __forceinline__ void clear() { begin = Words, end = 0; }
 

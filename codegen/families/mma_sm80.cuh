@@ -331,8 +331,15 @@ __device__ __forceinline__ Place block_place(const Launch& launch, int tiles) {
 }
 
 // Row tile `tile` against a split of its columns.
-template <class Config>
+template <class Config, class Variant>
 __device__ __forceinline__ Work block_work(const Launch& launch, const Place& place, int tile, int h0, int heads) {
+  if constexpr (Variant::facts.has_screen) {
+    // The walk reads one word of the bitmap after another, and waits for each.
+    Work item{};
+    item.b = place.b, item.hk = place.hk, item.h0 = h0, item.row0 = tile * Config::block_m;
+    const auto* bitmap = screen_of<Config, Variant>(launch, item);
+    if (128 * threadIdx.x < sizeof(*bitmap)) prefetch(reinterpret_cast<const char*>(bitmap) + 128 * threadIdx.x);
+  }
   Work work = row_tile(launch, Config::block_m, tile, place.hk, place.b, h0, heads);
   work.slot = place.slot;
   if (launch.num_splits > 1) {
@@ -353,7 +360,7 @@ __device__ __forceinline__ bool run_head_items(const typename Variant::Params& p
   const int per_head = packed ? tiles : (launch.max_qo_len + Config::block_m - 1) / Config::block_m;
   if (i >= per_head * (packed ? 1 : launch.group)) return false;
   const int head = i / per_head;
-  const Work work = block_work<Config>(launch, place, i - head * per_head, place.hk * launch.group + head,
+  const Work work = block_work<Config, Variant>(launch, place, i - head * per_head, place.hk * launch.group + head,
                                        packed ? launch.group : 1);
   if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
   return true;
@@ -373,7 +380,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
       __syncthreads();  // the next item's copies go where this one's output is read
   } else {
     const Work work =
-        block_work<Config>(launch, place, tiles - 1 - place.from_end, place.hk * launch.group, launch.group);
+        block_work<Config, Variant>(launch, place, tiles - 1 - place.from_end, place.hk * launch.group, launch.group);
     if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
   }
 }
