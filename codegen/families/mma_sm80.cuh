@@ -312,14 +312,10 @@ constexpr unsigned kGridRows = 65535;  // codegen/families/mma_sm80.py has the s
 // The grid: (KV heads of a section times num_splits, row tiles of the longest request, sections). A section is as many KV
 // heads, counted over all requests, as read their keys and values through the L2 at once; its row tiles run from the last,
 // one of every head in turn: under a causal mask those are the longest, and the short ones of all heads fill what they leave
-// idle. Row tiles past what a grid counts in y are more sections.
+// idle. More row tiles than a grid has in y go on in z; then there is one section.
 __device__ __forceinline__ Place block_place(const Launch& launch, int tiles) {
-  unsigned section = blockIdx.z, from_end = blockIdx.y;
-  if (tiles > int(kGridRows)) {
-    const unsigned parts = (unsigned(tiles) + kGridRows - 1) / kGridRows;
-    section = blockIdx.z / parts;
-    from_end += (blockIdx.z - section * parts) * kGridRows;
-  }
+  const bool whole = tiles <= int(kGridRows);
+  const unsigned section = whole ? blockIdx.z : 0, from_end = blockIdx.y + (whole ? 0 : blockIdx.z * kGridRows);
   unsigned head = section * gridDim.x + blockIdx.x, slot = 0;
   if (launch.num_splits > 1) {
     const unsigned all = head;

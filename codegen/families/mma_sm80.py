@@ -111,14 +111,15 @@ class Config:
         heads of all requests.
         """
         tiles, heads = f"ceil_div(max_qo_len * group, {self.block_m})", "(num_kv_heads * batch)"
+        parts = f"ceil_div({tiles}, {GRID_ROWS})"  # where there are several, one section has all heads
         keys = SECTION_BYTES // (2 * (self.head_dim + self.head_dim_v))  # of all heads of a section
-        most = f"max({keys} // max(max_kv_len, 1), {SECTION_HEADS}, ceil_div({heads}, {GRID_ROWS}))"
-        sections = f"ceil_div({heads}, {most})"
+        least = f"ceil_div({heads}, {GRID_ROWS}), {heads} * ({parts} - 1)"
+        sections = f"ceil_div({heads}, max({keys} // max(max_kv_len, 1), {SECTION_HEADS}, {least}))"
         return {
             "grid": [
                 f"ceil_div({heads}, max({sections}, 1))",
                 f"min({tiles}, {GRID_ROWS})",
-                f"{sections} * ceil_div({tiles}, {GRID_ROWS})",
+                f"{sections} * {parts}",
             ],
             "block": self.threads,
             "smem": self.smem_bytes,
