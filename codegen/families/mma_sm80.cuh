@@ -326,6 +326,12 @@ __device__ __forceinline__ Place block_place(const Launch& launch, int tiles) {
   return {int(from_end), int(slot), int(b), int(head - b * launch.num_kv_heads)};
 }
 
+// Of the longest request.
+template <class Config>
+__device__ __forceinline__ int row_tiles(const Launch& launch) {
+  return (launch.max_qo_len * launch.group + Config::block_m - 1) / Config::block_m;
+}
+
 // Row tile `tile` against a split of its columns.
 template <class Config, class Variant>
 __device__ __forceinline__ Work block_work(const Launch& launch, const Place& place, int tile, int h0, int heads) {
@@ -348,9 +354,11 @@ __device__ __forceinline__ Work block_work(const Launch& launch, const Place& pl
 // Where tables are kept by head: a group too large for them has `group` times the row tiles of one head, which the same
 // blocks share, an item a round. Returns whether there was one.
 template <class Config, class Variant>
-__device__ __forceinline__ bool run_head_items(const typename Variant::Params& params, const Place& place, int tiles,
-                                               int round, char* smem) {
+__device__ __forceinline__ bool run_head_items(const typename Variant::Params& params, int round, char* smem) {
   const Launch& launch = params.launch;
+  const int tiles = int(opaque(unsigned(row_tiles<Config>(launch))));  // kept, the place would cost registers
+  const Place place = block_place(launch, tiles);
+  if (place.b >= launch.batch || place.from_end >= tiles) return false;
   const int i = (round + 1) * tiles - 1 - place.from_end;
   const bool packed = packs_group<Variant>(launch);
   const int per_head = packed ? tiles : (launch.max_qo_len + Config::block_m - 1) / Config::block_m;
@@ -366,15 +374,15 @@ template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
   // All of the block at once: what an item reads of it, one address after another, is then near.
   if (128 * threadIdx.x < sizeof(params)) prefetch(reinterpret_cast<const char*>(&params) + 128 * threadIdx.x);
-  const Launch& launch = params.launch;
-  const int tiles = (launch.max_qo_len * launch.group + Config::block_m - 1) / Config::block_m;
-  const Place place = block_place(launch, tiles);
-  if (place.b >= launch.batch || place.from_end >= tiles) return;
   if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
 #pragma unroll 1
-    for (int round = 0; run_head_items<Config, Variant>(params, place, tiles, round, smem); ++round)
+    for (int round = 0; run_head_items<Config, Variant>(params, round, smem); ++round)
       __syncthreads();  // the next item's copies go where this one's output is read
   } else {
+    const Launch& launch = params.launch;
+    const int tiles = row_tiles<Config>(launch);
+    const Place place = block_place(launch, tiles);
+    if (place.b >= launch.batch || place.from_end >= tiles) return;
     const Work work =
         block_work<Config, Variant>(launch, place, tiles - 1 - place.from_end, place.hk * launch.group, launch.group);
     if (work.nrows > 0) run_item<Config, Variant>(params, work, smem);
