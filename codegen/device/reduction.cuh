@@ -54,6 +54,18 @@ struct WeightRule {
   }
 };
 
+// The largest of a row's values, for all of its lanes. Two chains, as one waits for itself.
+template <class Fragment>
+__device__ __forceinline__ float largest_of_row(const float (&s)[Fragment::values], int slot) {
+  float even = s[Fragment::value(slot, 0)], odd = s[Fragment::value(slot, 1)];
+#pragma unroll
+  for (int n = 2; n < Fragment::row_values; n += 2) {
+    even = ::fmaxf(even, s[Fragment::value(slot, n)]);
+    odd = ::fmaxf(odd, s[Fragment::value(slot, n + 1)]);
+  }
+  return Fragment::row_reduce(::fmaxf(even, odd), [](float a, float b) { return ::fmaxf(a, b); });
+}
+
 template <class Fragment, Accuracy accuracy>
 struct Softmax : SoftmaxRule<accuracy> {
   static constexpr bool rescales = true;
@@ -98,13 +110,7 @@ struct Softmax : SoftmaxRule<accuracy> {
                                         float slack) {
 #pragma unroll
     for (int slot = 0; slot < Fragment::rows; ++slot) {
-      float even = s[Fragment::value(slot, 0)], odd = s[Fragment::value(slot, 1)];
-#pragma unroll
-      for (int n = 2; n < Fragment::row_values; n += 2) {
-        even = ::fmaxf(even, s[Fragment::value(slot, n)]);
-        odd = ::fmaxf(odd, s[Fragment::value(slot, n + 1)]);
-      }
-      float top = Fragment::row_reduce(::fmaxf(even, odd), [](float a, float b) { return ::fmaxf(a, b); });
+      float top = largest_of_row<Fragment>(s, slot);
       top = top > m[slot] + slack ? top : m[slot];
       factor[slot] = Fn<accuracy>::exp2((m[slot] - SoftmaxRule<accuracy>::reference(top)) * scale);
       m[slot] = top;
@@ -152,13 +158,7 @@ struct RelativeSoftmax : Softmax<Fragment, accuracy> {
                                         float) {
 #pragma unroll
     for (int slot = 0; slot < Fragment::rows; ++slot) {
-      float even = s[Fragment::value(slot, 0)], odd = s[Fragment::value(slot, 1)];
-#pragma unroll
-      for (int n = 2; n < Fragment::row_values; n += 2) {
-        even = ::fmaxf(even, s[Fragment::value(slot, n)]);
-        odd = ::fmaxf(odd, s[Fragment::value(slot, n + 1)]);
-      }
-      const float top = Fragment::row_reduce(::fmaxf(even, odd), [](float a, float b) { return ::fmaxf(a, b); });
+      const float top = largest_of_row<Fragment>(s, slot);
       const bool first = m[slot] == -infinity();
       const float rise = first ? SoftmaxRule<accuracy>::reference(top) : ::fmaxf(top, 0.0f);
       factor[slot] = first ? 0.0f : Fn<accuracy>::exp2(-rise);

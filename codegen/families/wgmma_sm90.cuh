@@ -172,6 +172,23 @@ __device__ __forceinline__ void apply_output(const typename Variant::Params& par
   }
 }
 
+// A quad's row, whose n-th value of this lane is value(n); q is the lane in its quad.
+template <class Element, class Outputs, class Value>
+__device__ __forceinline__ void store_elements(char* target, int q, bool valid, const Value& value) {
+#pragma unroll
+  for (int n = 0; n < Outputs::n_tiles; n += 4) {
+    unsigned r[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int tile = n + j < Outputs::n_tiles ? n + j : n;
+      r[j] = pack(value(2 * tile), value(2 * tile + 1), Element());
+    }
+    transpose_quad(r, q);
+    if (valid && n + q < Outputs::n_tiles)
+      *reinterpret_cast<uint4*>(target + 16 * (n + q)) = uint4{r[0], r[1], r[2], r[3]};
+  }
+}
+
 // What one warp stores of its rows, from registers, after the hook on outputs. A pass a row of a thread, the values of the
 // next row moving to where those of this one were: two copies of the code would take half as long again to compile.
 template <class Config, class Variant, class Outputs>
@@ -204,30 +221,15 @@ __device__ __forceinline__ void store_rows(const typename Variant::Params& param
         }
       }
     } else {
-      Finished end = finish<Variant, Config::accuracy>(
+      const Finished end = finish<Variant, Config::accuracy>(
           item, reinterpret_cast<const typename Variant::Row*>(slot.rows)[i], state);
-      if constexpr (Variant::facts.output.present) {
-        apply_output<Config, Variant, Outputs>(params, item, end, at, output, fragment.lane,
-                                               shared.vectors[Shared<Config, Variant>::staged_vectors > 1 ? fragment.warp : 0]);
-        end.scale = 1.0f;
-      }
+      apply_output<Config, Variant, Outputs>(params, item, end, at, output, fragment.lane,
+                                             shared.vectors[Shared<Config, Variant>::staged_vectors > 1 ? fragment.warp : 0]);
       const i64 token = slot.work.geometry.qo_base + at.row;
       char* target = static_cast<char*>(launch.out) +
                      2 * (slot.work.b * launch.out_stride.batch + token * launch.out_stride.token +
-                          at.h * launch.out_stride.head) +
-                     16 * q;
-#pragma unroll
-      for (int n = 0; n < Outputs::n_tiles; n += 4) {
-        unsigned r[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int tile = n + j < Outputs::n_tiles ? n + j : n;
-          r[j] = pack(output[Outputs::value(0, 2 * tile)] * end.scale, output[Outputs::value(0, 2 * tile + 1)] * end.scale,
-                      Element());
-        }
-        transpose_quad(r, q);
-        if (valid && n + q < Outputs::n_tiles) *reinterpret_cast<uint4*>(target + 16 * n) = uint4{r[0], r[1], r[2], r[3]};
-      }
+                          at.h * launch.out_stride.head);
+      store_elements<Element, Outputs>(target, q, valid, [&](int n) { return output[Outputs::value(0, n)]; });
       if (launch.lse != nullptr && valid && q == 0)
         launch.lse[slot.work.b * launch.lse_stride.batch + token * launch.lse_stride.token +
                    at.h * launch.lse_stride.head] = end.lse;
@@ -287,18 +289,7 @@ __device__ __forceinline__ void store_scaled(const ItemSlot<Config, Variant>& sl
               float2{value(2 * n), value(2 * n + 1)};
       }
     } else {
-#pragma unroll
-      for (int n = 0; n < Outputs::n_tiles; n += 4) {
-        unsigned r[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int tile = n + j < Outputs::n_tiles ? n + j : n;
-          r[j] = pack(value(2 * tile) * scale, value(2 * tile + 1) * scale, Element());
-        }
-        transpose_quad(r, q);
-        if (valid && n + q < Outputs::n_tiles)
-          *reinterpret_cast<uint4*>(target + 16 * (n + q)) = uint4{r[0], r[1], r[2], r[3]};
-      }
+      store_elements<Element, Outputs>(target, q, valid, [&](int n) { return value(n) * scale; });
     }
   }
 }
