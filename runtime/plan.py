@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from attncc.artifact import LaunchRule
 from attncc.runtime import tensors
 from attncc.runtime.descriptors import OPERANDS, Maps
 from attncc.runtime.driver import bindings, call, launch_config
@@ -112,21 +113,22 @@ class Plan:
         if manifest.launch.persistent:
             self.grid = (min(math.prod(self.grid), kernel.resident), 1, 1)
         self.launches = [(kernel.main, self.grid, manifest.launch)]
+
+        def checked(rule: LaunchRule) -> tuple[int, int, int]:
+            grid = kernel.grid(rule, words)
+            check_grid(shapes, grid)
+            return grid
+
         self.screens: _Array | None = None
         if manifest.screen is not None:
-            grid = kernel.grid(manifest.screen, words)
-            check_grid(shapes, grid)
+            grid = checked(manifest.screen)
             self.screens = _Array((math.prod(grid) * manifest.screen_bytes // 4,), library.dtypes["f32"], None)
             self.launches.insert(0, (kernel.screen, grid, manifest.screen))
         if manifest.transform is not None:
-            grid = kernel.grid(manifest.transform, words)
-            check_grid(shapes, grid)
-            self.launches.insert(0, (kernel.transform, grid, manifest.transform))
+            self.launches.insert(0, (kernel.transform, checked(manifest.transform), manifest.transform))
         if splits.count > 1:
             assert manifest.merge is not None
-            grid = kernel.grid(manifest.merge, words)
-            check_grid(shapes, grid)
-            self.launches.append((kernel.merge, grid, manifest.merge))
+            self.launches.append((kernel.merge, checked(manifest.merge), manifest.merge))
         for parameter in manifest.abi.params:
             value = inputs.params[parameter.name]
             if not isinstance(value, View) or (value.shape and parameter.type != "bool"):

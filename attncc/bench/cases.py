@@ -265,13 +265,7 @@ def _random_ids(case: Case, device: str) -> Any:
     return begins.cumsum(1).int().to(device)
 
 
-def _documents(case: Case, device: str) -> Made:
-    doc = _ids(case, device)
-    return Made(documents(doc=doc), None, lambda b, h, q, k: (q >= k) & (doc[b, q] == doc[b, k]))
-
-
-def _random_documents(case: Case, device: str) -> Made:
-    doc = _random_ids(case, device)
+def _packed_causally(doc: Any) -> Made:
     return Made(documents(doc=doc), None, lambda b, h, q, k: (q >= k) & (doc[b, q] == doc[b, k]))
 
 
@@ -291,8 +285,8 @@ _MAKERS: Mapping[str, Callable[[Case, str], Made]] = {
     "prefix_lm": _prefix_lm,
     "sink": _sink,
     "softcap": _softcap,
-    "documents": _documents,
-    "random_documents": _random_documents,
+    "documents": lambda case, device: _packed_causally(_ids(case, device)),
+    "random_documents": lambda case, device: _packed_causally(_random_ids(case, device)),
     "document_blocks": _document_blocks,
     "window": lambda case, device: Made(window(), None, lambda b, h, q, k: (q >= k) & (q - k < WINDOW)),
 }

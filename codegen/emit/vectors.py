@@ -88,7 +88,7 @@ def with_reads(value: Expr, over_tokens: Container[str]) -> Expr:
         operands = tuple(done[operand] for operand in node.operands)
         made = node if operands == node.operands else node.with_operands(operands)
         if isinstance(node, Load) and isinstance(made, Load) and _is_read(node):
-            known = {i: index for i, index in enumerate(node.indices) if not _varies(index, (CHANNEL,))}
+            known = {i: index for i, index in enumerate(node.indices) if CHANNEL not in walk(index)}
             tokens = node.tensor in over_tokens
             made = made if tokens and 0 not in known else split(made, known, tokens=tokens)
         done[node] = made
@@ -104,10 +104,6 @@ def _is_read(load: Load) -> bool:
     """Whether a load is for channel d, at a place that neither the output nor another load says, nor a loop."""
     inside = {part for index in load.indices for part in walk(index)}
     return CHANNEL in inside and not any(isinstance(part, Channel | ChannelSum | Load | Reduce) for part in inside)
-
-
-def _varies(expr: Expr, apart: Collection[Expr]) -> bool:
-    return any(part in apart for part in walk(expr))
 
 
 def vector_hook(root: Expr, name: str) -> VectorHook:

@@ -17,6 +17,16 @@ def alone(role: Role) -> str:
     return f"--define-macro={_MACRO}={ROLES.index(role) + 1}"
 
 
+def wrapper(role: Role, threads: int, namespace: str) -> str:
+    """The entry point of a role that all families share; ``Params``, ``Config`` and ``Variant`` stand above it."""
+    return (
+        f'extern "C" __global__ void __launch_bounds__({threads})\n'
+        f"{SYMBOLS[role]}(const Params* __restrict__ params) {{\n"
+        f"  attncc::{namespace}::run_block<Config, Variant>(*params);\n"
+        "}\n"
+    )
+
+
 def render(wrappers: Mapping[Role, str]) -> str:
     """The wrappers as one text, each of which stands where it is wanted alone or nothing is said."""
     parts = [

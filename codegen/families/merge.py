@@ -5,7 +5,8 @@ The kernel is ``merge.cuh`` beside this file. Knows nothing of the IR and nothin
 
 from typing import Final
 
-SYMBOL: Final = "attncc_merge"
+from attncc.codegen.families import entries
+
 WARPS: Final = 4  # each combines one row of one head; merge.cuh has the same
 
 
@@ -15,10 +16,5 @@ def launch_rule() -> dict[str, object]:
 
 
 def render_wrapper() -> str:
-    """The entry point of the generated text; ``Params``, ``Config`` and ``Variant`` are defined above it."""
-    return (
-        f'extern "C" __global__ void __launch_bounds__({32 * WARPS})\n'
-        f"{SYMBOL}(const Params* __restrict__ params) {{\n"
-        "  attncc::merge::run_block<Config, Variant>(*params);\n"
-        "}\n"
-    )
+    """The entry point of the generated text."""
+    return entries.wrapper("merge", 32 * WARPS, "merge")

@@ -6,7 +6,8 @@ Owns its wrapper text and launch rule. The kernel is ``screen.cuh`` beside this 
 
 from typing import Final
 
-SYMBOL: Final = "attncc_screen"
+from attncc.codegen.families import entries
+
 HEADER: Final = "families/screen.cuh"
 THREADS: Final = 256  # screen.cuh has the same
 BITMAP_BYTES: Final = 4 * (3 + 2 * 128 + 2)  # ScreenBitmap in device/screen.cuh has the same
@@ -24,10 +25,5 @@ def launch_rule(block_m: int, *, per_head: bool, unpacked: bool) -> dict[str, ob
 
 
 def render_wrapper() -> str:
-    """The entry point of the generated text; ``Params``, ``Config`` and ``Variant`` are defined above it."""
-    return (
-        f'extern "C" __global__ void __launch_bounds__({THREADS})\n'
-        f"{SYMBOL}(const Params* __restrict__ params) {{\n"
-        "  attncc::screening::run_block<Config, Variant>(*params);\n"
-        "}\n"
-    )
+    """The entry point of the generated text."""
+    return entries.wrapper("screen", THREADS, "screening")

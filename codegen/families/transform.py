@@ -7,7 +7,8 @@ Owns its wrapper text and launch rule, for families whose ``main`` takes vectors
 from collections.abc import Sequence
 from typing import Final
 
-SYMBOL: Final = "attncc_transform"
+from attncc.codegen.families import entries
+
 HEADER: Final = "families/transform.cuh"
 WARPS: Final = 8  # transform.cuh has the same
 HEADS: Final = 16  # of a token, to a warp; kRounds * kHeads in transform.cuh
@@ -26,10 +27,5 @@ def launch_rule(operands: Sequence[str]) -> dict[str, object]:
 
 
 def render_wrapper() -> str:
-    """The entry point of the generated text; ``Params``, ``Config`` and ``Variant`` are defined above it."""
-    return (
-        f'extern "C" __global__ void __launch_bounds__({32 * WARPS})\n'
-        f"{SYMBOL}(const Params* __restrict__ params) {{\n"
-        "  attncc::transforming::run_block<Config, Variant>(*params);\n"
-        "}\n"
-    )
+    """The entry point of the generated text."""
+    return entries.wrapper("transform", 32 * WARPS, "transforming")
