@@ -23,8 +23,8 @@ from attncc.reference.rounding import PRECISIONS
 from tests.gpu.attention_cases import ARGUMENTS, DEVICE, POISON, TORCH, Sizes, example, on_device
 
 GROUPS = (1, 4, 7, 8)
-# What takes turns with every family: examples, and head dims of queries and keys and of values.
-NAMES = {"mma_sm80": (*ARGUMENTS, "rope", "sigmoid"), "wgmma_sm90": (*ARGUMENTS, "rope", "sigmoid")}
+NAMES = (*ARGUMENTS, "rope", "sigmoid")  # examples, which take turns
+# Head dims of queries and keys and of values, which take turns with every family.
 HEAD_DIMS = {
     "mma_sm80": ((32, 32), (64, 64), (80, 80), (96, 96), (128, 128), (192, 192), (256, 256), (192, 128)),
     "wgmma_sm90": wgmma_sm90.SHAPES,
@@ -70,8 +70,8 @@ class Case:
 def drawn(family: str, number: int) -> Case:
     """The case of a number. Names, then head dims, then dtypes take turns, so that all of them meet."""
     rng = np.random.default_rng(number if family == "mma_sm80" else 50_000 + number)
-    names, dims = NAMES[family], HEAD_DIMS[family]
-    turn, name = divmod(number, len(names))
+    dims = HEAD_DIMS[family]
+    turn, name = divmod(number, len(NAMES))
     head_dim, head_dim_v = dims[turn % len(dims)]
     group = GROUPS[int(rng.integers(len(GROUPS)))]
     batch = int(rng.integers(1, 4))
@@ -90,8 +90,8 @@ def drawn(family: str, number: int) -> Case:
     return Case(
         family=family,
         number=number,
-        name=names[name],
-        dtype=("bf16", "f16")[(number // 3 if len(names) % 2 else turn // len(dims)) % 2],
+        name=NAMES[name],
+        dtype=("bf16", "f16")[(number // 3 if len(NAMES) % 2 else turn // len(dims)) % 2],
         head_dim=head_dim,
         head_dim_v=head_dim_v,
         group=group,
