@@ -264,7 +264,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
   Ring<Shared<Config, Variant>::value_stages> values;
   const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
   unsigned unit = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
-  ItemOrder<Config, Variant> order(params.launch, helper & 31);
+  ItemOrder<Config, Variant> order(params.launch, blocks, helper & 31);
   bool begun = false;
   unsigned wanted = 1;  // the parity of next_wanted's phase; before the first item there was none
 #pragma unroll 1

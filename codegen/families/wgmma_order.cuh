@@ -2,9 +2,12 @@
 // for another that had longer ones. An item is a row tile of a KV head of a request, and of each split of the columns; what
 // a block does with it is not known here.
 //
-// Items come in sections: as many heads of as many requests as the L2 keeps the keys and values of. In a section the last row
-// tiles come first: under a causal mask they are the longest, and short ones at the end leave little to wait for. A request
-// has no item where it has no rows, and no time is spent on one: a warp knows by a ballot which requests have a tile.
+// Items come in sections. In a section the last row tiles come first: under a mask they are the longest as a rule, and short
+// ones at the end leave little to wait for. Where row tiles are alike, or few, a section has as many heads of as many requests
+// as there are blocks for all of their row tiles at once: keys and values are read from device memory at an even pace, and
+// by all blocks that need them while they are in the L2. Else it has as many as the L2 keeps the keys and values of; so has
+// the last one under a mask, and every one where requests differ, as a section is not to be passed over for every item. A
+// request has no item where it has no rows, and no time is spent on one: a warp knows by a ballot which requests have a tile.
 #pragma once
 #include "device/joint.cuh"
 #include "device/pairs.cuh"
@@ -15,6 +18,7 @@ namespace attncc {
 namespace wgmma_sm90 {
 
 constexpr float kCacheBytes = 32 << 20;  // of keys and values that the L2 keeps: an H200's has 50 MB
+constexpr int kFewTiles = 4;             // row tiles of a head, as at 512 rows: measured with a mask
 
 // The items of a launch in their order. A whole warp has it; lane i looks after request b0 + i of a section.
 template <class Config, class Variant>
@@ -23,20 +27,22 @@ struct ItemOrder {
   int lane;
   bool packed;         // a tile packs the group's heads; else it has one, as tables kept by head hold so many
   int copies;          // items of a row tile: for each split, and for each head of the group where it is not packed
-  int requests, heads;  // of a section
+  int kept, at_once;    // parts that the L2 keeps; whose tiles are as many as blocks
+  int requests, heads;  // of the section
   int b0 = 0, hk0 = 0, level, tiles;  // the section's first request and head; a row tile; how many the lane's request has
   unsigned passed = 0;  // items before those of the level
 
-  __device__ __forceinline__ ItemOrder(const Launch& launch, int lane)
+  __device__ __forceinline__ ItemOrder(const Launch& launch, unsigned blocks, int lane)
       : launch(launch), lane(lane), packed(packs_group<Variant>(launch)) {
     copies = (packed ? 1 : launch.group) * splits();
     const float bytes = float(launch.max_kv_len) * (2 * (Config::head_dim + Config::head_dim_v));
-    const int kept = bytes * launch.num_kv_heads * launch.batch <= kCacheBytes
-                         ? launch.num_kv_heads * launch.batch
-                         : int(kCacheBytes / bytes);
-    heads = kept < 1 ? 1 : (kept < launch.num_kv_heads ? kept : launch.num_kv_heads);
-    requests = kept / launch.num_kv_heads;
-    requests = requests < 1 ? 1 : (requests < 32 ? requests : 32);
+    const int parts = launch.num_kv_heads * launch.batch;
+    kept = bytes * parts <= kCacheBytes ? parts : int(kCacheBytes / bytes);
+    const int row_tiles = (launch.max_qo_len * (packed ? launch.group : 1) + Config::block_m - 1) / Config::block_m;
+    const bool alike = launch.qo_indptr == nullptr && launch.qo_lens == nullptr;
+    at_once = kept;
+    if (alike && (!Variant::facts.has_mask || row_tiles <= kFewTiles))
+      at_once = int(blocks) / ((row_tiles > 1 ? row_tiles : 1) * copies);
     open();
   }
 
@@ -44,6 +50,11 @@ struct ItemOrder {
 
   // A section's requests and its longest one's last tile.
   __device__ __forceinline__ void open() {
+    const bool ends = Variant::facts.has_mask && (launch.batch - b0) * launch.num_kv_heads - hk0 <= kept;
+    const int parts = ends || kept < at_once ? kept : at_once;
+    heads = parts < 1 ? 1 : (parts < launch.num_kv_heads ? parts : launch.num_kv_heads);
+    requests = hk0 == 0 ? parts / launch.num_kv_heads : 1;
+    requests = requests < 1 ? 1 : (requests < 32 ? requests : 32);
     const int b = b0 + lane, pack = packed ? launch.group : 1;
     tiles = 0;
     if (lane < requests && b < launch.batch)

@@ -68,11 +68,11 @@ EXPORT void merge(const Params* params, int blocks, int batch) {
       emulator::run(32 * attncc::merge::kWarps, 0, [&] { attncc::merge::run_block<Config, Variant>(*params); });
     }
 }
-EXPORT int items(const Params* params, int most, int* out) {
+EXPORT int items(const Params* params, unsigned blocks, int most, int* out) {
   int count = 0;
   emulator::run(32, 0, [&] {
     const int lane = int(threadIdx.x);
-    attncc::wgmma_sm90::ItemOrder<Config, Variant> order(params->launch, lane);
+    attncc::wgmma_sm90::ItemOrder<Config, Variant> order(params->launch, blocks, lane);
     for (unsigned unit = 0; int(unit) < most; ++unit) {
       const attncc::Work work = order.at(unit);
       if (work.nrows <= 0) break;
@@ -264,7 +264,7 @@ def test_shared_memory_is_what_the_header_says(build: Any) -> None:
         assert build("causal", config).shared_bytes() == config.smem_bytes
 
 
-def items(library: ctypes.CDLL, **launch: int) -> list[tuple[int, ...]]:
+def items(library: ctypes.CDLL, blocks: int, **launch: int) -> list[tuple[int, ...]]:
     """(b, hk, slot, row0, nrows) of every item of a launch, in their order."""
     fields = {field.name: field for field in LAUNCH_FIELDS}
     block = bytearray(LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size + 256)
@@ -273,7 +273,7 @@ def items(library: ctypes.CDLL, **launch: int) -> list[tuple[int, ...]]:
         struct.pack_into(FORMATS[fields[name].ctype], block, fields[name].offset, value)
     most = 1 << 15
     out = (ctypes.c_int * (5 * most))()
-    count = library.items((ctypes.c_char * len(block)).from_buffer(block), most, out)
+    count = library.items((ctypes.c_char * len(block)).from_buffer(block), blocks, most, out)
     assert count < most
     return [tuple(out[5 * i : 5 * i + 5]) for i in range(count)]
 
@@ -294,7 +294,7 @@ def test_every_item_once_and_none_is_waited_for(
     build: Any, batch: int, kv_heads: int, group: int, rows: int, cols: int, splits: int, blocks: int
 ) -> None:
     sizes = {"batch": batch, "num_kv_heads": kv_heads, "group": group, "max_qo_len": rows, "max_kv_len": cols}
-    seen = items(build("causal", SMALL), **sizes, num_splits=splits, split_cols=cols // splits)
+    seen = items(build("causal", SMALL), blocks, **sizes, num_splits=splits, split_cols=cols // splits)
     tiles = -(-rows * group // SMALL.block_m)
     wanted = itertools.product(
         range(batch), range(kv_heads), range(splits), range(0, tiles * SMALL.block_m, SMALL.block_m)
@@ -309,7 +309,7 @@ def test_every_item_once_and_none_is_waited_for(
 
 def test_sections_fit_the_cache_and_begin_with_the_longest(build: Any) -> None:
     sizes = {"batch": 4, "num_kv_heads": 6, "group": 1, "max_qo_len": 1000, "max_kv_len": 1 << 15}
-    seen = items(build("causal", SMALL), **sizes)
+    seen = items(build("causal", SMALL), 132, **sizes)
     kept = (32 << 20) // ((1 << 15) * 2 * 2 * SMALL.head_dim)
     assert kept == 4
     sections = [list(group) for _, group in itertools.groupby(seen, key=lambda item: (item[0], item[1] // kept))]
@@ -318,11 +318,24 @@ def test_sections_fit_the_cache_and_begin_with_the_longest(build: Any) -> None:
         assert [item[3] for item in section] == sorted((item[3] for item in section), reverse=True)
 
 
+@pytest.mark.parametrize(("name", "rows"), [("dense", 1000), ("dense", 700), ("causal", 700)])
+def test_a_section_has_as_many_items_as_blocks(build: Any, name: str, rows: int) -> None:
+    """Where row tiles are alike, or few; the last section under a mask has as many heads as the cache keeps."""
+    sizes = {"batch": 4, "num_kv_heads": 6, "group": 1, "max_qo_len": rows, "max_kv_len": 1 << 15}
+    tiles = -(-rows // SMALL.block_m)
+    seen = items(build(name, SMALL), 2 * tiles, **sizes)
+    heads = [(b, hk) for b, hk, _, _, _ in seen]
+    for first in range(0, len(seen) - (4 * tiles if name == "causal" else 0), 2 * tiles):
+        assert len(set(heads[first : first + 2 * tiles])) == 2
+    assert len(set(heads[-4 * tiles :])) == 4
+    assert len(set(heads[-2 * tiles :])) == (4 if name == "causal" else 2)
+
+
 def test_a_request_without_rows_has_no_item(build: Any) -> None:
     lengths = [0, 200, 0, 128, 1, *[0] * 40, 300]
     lens = (ctypes.c_int32 * len(lengths))(*lengths)
     sizes = {"batch": len(lengths), "num_kv_heads": 2, "group": 1, "max_qo_len": 300, "max_kv_len": 64}
-    seen = items(build("causal", SMALL), **sizes, qo_lens=ctypes.addressof(lens))
+    seen = items(build("causal", SMALL), 132, **sizes, qo_lens=ctypes.addressof(lens))
     rows = {(b, hk): 0 for b in range(len(lengths)) for hk in range(2)}
     for b, hk, _, _, nrows in seen:
         assert nrows > 0
