@@ -79,6 +79,9 @@ struct alignas(1024) Shared {
   static_assert(Config::stages >= 2, "a tile that may be done again keeps its K until the next one's is there");
   static_assert(Config::slots >= 2, "an item's output is stored while the next one is under way");
   static constexpr bool staged = Variant::facts.has_key || Variant::facts.has_diagonal;
+  // Of the threads of warps 1 - 3, who stages values, and who prepares items: the next one while this one's last tiles are
+  // still staged.
+  static constexpr int stagers = staged ? kHelpers - 32 : 0, preparers = kHelpers - stagers;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
   static constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;
   static constexpr int value_stages = Config::stages + 1;  // of what hooks stage: made before its K has a place

@@ -1,4 +1,5 @@
-// The loading warpgroup of wgmma_sm90: one thread orders tiles of K and V from the copy engine, three warps prepare items.
+// The loading warpgroup of wgmma_sm90: one thread orders tiles of K and V from the copy engine, of three warps one or all
+// prepare items, the others stage what hooks want beside K.
 // Owns what they do; the protocol is in families/wgmma_sm90.cuh. It may not know what consumers do with it.
 #pragma once
 #include "families/wgmma_items.cuh"
@@ -14,7 +15,7 @@
 namespace attncc {
 namespace wgmma_sm90 {
 
-constexpr int kHelping = 8;  // named barrier of warps 1 - 3
+constexpr int kHelping = 8;  // named barrier of those who prepare items
 constexpr int kNear = 4;     // tiles from an item's end: the next one is wanted, it takes two or three of them to prepare
 
 // 2^x's factor on raw scores: where a variant's logits are scores times a scale, exp2 takes it in its multiply-add.
@@ -137,7 +138,7 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
   }
 }
 
-// Warps 1 - 3: an item's rows, and L2 is asked for their Q, whose place may not be empty for a while.
+// Those who prepare items: an item's rows, and L2 is asked for their Q, whose place may not be empty for a while.
 template <class Config, class Variant>
 __device__ __forceinline__ void prepare_rows(const typename Variant::Params& params, Shared<Config, Variant>& shared,
                                              ItemSlot<Config, Variant>& slot, int helper) {
@@ -157,7 +158,7 @@ __device__ __forceinline__ void prepare_rows(const typename Variant::Params& par
   if (helper == 0) shared.source = q;
   const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
 #pragma unroll 1
-  for (int i = helper; i < Config::block_m; i += kHelpers) {
+  for (int i = helper; i < Config::block_m; i += Shared<Config, Variant>::preparers) {
     const RowAt at = unpack_row(work, i);
     slot.row_at[i] = at;
     const i64 from = 2 * ((at.row - row_lo) * token_stride + (at.h - h0) * head_stride);
@@ -168,13 +169,14 @@ __device__ __forceinline__ void prepare_rows(const typename Variant::Params& par
   }
 }
 
-// Warps 1 - 3: Q for a consumer, into its 64 rows, once they are empty.
+// Likewise: Q for a consumer, into its 64 rows, once they are empty.
 template <class Config, class Variant>
 __device__ __forceinline__ void load_queries(const Shared<Config, Variant>& shared,
                                              const ItemSlot<Config, Variant>& slot, int group, unsigned target,
                                              char* target_memory, int helper) {
   using QTile = typename SharedLayout<Config>::QTile;
-  constexpr int pass = kHelpers / QTile::chunks, batch = 4;
+  constexpr int pass = Shared<Config, Variant>::preparers / QTile::chunks, batch = 4;
+  static_assert(pass > 0, "a thread copies one of a row's pieces");
   const int first = quotient<QTile::chunks>(helper), chunk = helper - first * QTile::chunks;
 #pragma unroll 1
   for (int row = first < pass ? first : 64; row < 64; row += batch * pass) {
@@ -206,7 +208,7 @@ __device__ __forceinline__ void load_queries(const Shared<Config, Variant>& shar
   fence_proxy();  // wgmma reads what cp.async wrote
 }
 
-// Warps 1 - 3: what hooks stage beside every tile of K. It is made while the K stage is not empty yet: values have a stage
+// Stagers: what hooks stage beside every tile of K of an item. It is made while the K stage is not empty yet: values have a stage
 // more, whose last tile was done when the K stage before was empty.
 template <class Config, class Variant>
 __device__ __forceinline__ void stage_values(const typename Variant::Params& params,
@@ -227,7 +229,7 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
     if constexpr (facts.has_key) {
       auto* keys = reinterpret_cast<typename Variant::Key*>(shared.keys) + values.stage * block_n;
 #pragma unroll 1
-      for (int i = real ? helper : block_n; i < block_n; i += kHelpers) {
+      for (int i = real ? helper : block_n; i < block_n; i += Shared<Config, Variant>::stagers) {
         const int col = span.col + i < last ? span.col + i : last;
         if constexpr (facts.key_reads)
           keys[i] = Variant::key(params, item, Variant::read_key(params, item, col), col);
@@ -241,7 +243,7 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
       const int deltas = slot.row_hi - slot.row_lo + block_n - 1, first = slot.row_lo - (span.col + block_n - 1);
       const int count = real ? (facts.diagonal_per_head ? slot.work.pack : 1) * deltas : 0;
 #pragma unroll 1
-      for (int i = helper; i < count; i += kHelpers) {
+      for (int i = helper; i < count; i += Shared<Config, Variant>::stagers) {
         const int head = i / deltas;
         diagonals[i] = Variant::diagonal(params, item, slot.work.h0 + head, first + i - head * deltas);
       }
@@ -253,15 +255,32 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
   }
 }
 
-// Warps 1 - 3: everything of every item of this CTA but its tiles. `counts`: the launch that all blocks take items from.
+// Stagers: those of every item of this CTA.
+template <class Config, class Variant>
+__device__ __forceinline__ void stage_items(const typename Variant::Params& params, Shared<Config, Variant>& shared,
+                                            int stager) {
+  Ring<Config::slots> slots;
+  Ring<Config::stages> ring;
+  Ring<Shared<Config, Variant>::value_stages> values;
+#pragma unroll 1
+  while (true) {
+    wait<Config::checked>(shared_address(&shared.slot_full[slots.stage]), slots.parity);
+    const ItemSlot<Config, Variant>& slot = shared.slots[slots.stage];
+    if (slot.stop) break;
+    stage_values(params, slot, shared, stager, ring, values);
+    slots.advance();
+  }
+}
+
+// Those who prepare items: everything of every item of this CTA but its tiles and what is staged beside them. `counts`: the
+// launch that all blocks take items from.
 template <class Config, class Variant>
 __device__ __forceinline__ void prepare_items(const typename Variant::Params& params, const Launch& counts,
                                               Shared<Config, Variant>& shared, char* memory, unsigned smem, int helper) {
   using QTile = typename SharedLayout<Config>::QTile;
   Ring<Config::slots> slots;
   Ring<Config::q_stages> q_ring;
-  Ring<Config::stages> ring;
-  Ring<Shared<Config, Variant>::value_stages> values;
+  constexpr int preparers = Shared<Config, Variant>::preparers;
   const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
   unsigned unit = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   ItemOrder<Config, Variant> order(params.launch, blocks, helper & 31);
@@ -287,10 +306,10 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
       }
     }
     __syncwarp();
-    sync_named<kHelpers>(kHelping);
+    sync_named<preparers>(kHelping);
     const bool stop = slot.stop;
     if (!stop) prepare_rows<Config, Variant>(params, shared, slot, helper);
-    sync_named<kHelpers>(kHelping);
+    sync_named<preparers>(kHelping);
 #pragma unroll 1
     for (int group = 0; group < Config::consumers; ++group) {
       const int place = SharedLayout<Config>::q + q_ring.stage * QTile::bytes + group * 64 * QTile::row_bytes;
@@ -302,7 +321,6 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
       arrive(shared_address(&shared.q_full[q_ring.stage][group]));
     }
     if (stop) break;
-    if constexpr (Shared<Config, Variant>::staged) stage_values(params, slot, shared, helper, ring, values);
     slots.advance();
     q_ring.advance();
   }

@@ -4,21 +4,22 @@
 // Warpgroup 0 loads (families/wgmma_loaders.cuh), the others (consumers) multiply, each 64 packed query rows of the CTA's
 // tile. All walk the same items, and each item's tiles.
 //   warp 0, one lane   K and V tiles by TMA into two rings of stages; says in `spans` which tile a stage holds.
-//   warps 1 - 3        items into a ring of slots, their rows of Q by cp.async, whatever their strides and packing; what
-//                      hooks stage beside K.
+//   warps 1 - 3        items into a ring of slots, their rows of Q by cp.async, whatever their strides and packing. Where
+//                      hooks stage values beside K, warp 1 does so, and warps 2 and 3 stage them.
 //   consumers          S = Q K^T, softmax, O += P V with P in registers; the output from registers.
 // A consumer's tiles are one sequence over all items: behind an item's last tile comes the next one's first, whose Q K^T is
 // issued before the last P V, so that the tensor cores go on while the output is stored, in the middle of that first tile.
 //
 // BARRIERS, by phase; a ring's phases count how often it came round (PTX ISA 9.7.13.15: a waiter names a parity, so no
 // barrier may end two phases before everyone who waits has seen the first).
-//   slot_full    one arrival: the slot's item is there, but for its rows; or its `stop`. The copying thread waits for it.
+//   slot_full    one arrival: the slot's item is there, but for its rows; or its `stop`. The copying thread and stagers wait
+//                for it.
 //   slot_empty   an arrival a consumer warp, after the item's output. Waited for before the slot is filled again; a consumer
 //                arrives only for a slot that was filled, and it is filled only after the phase before was seen.
-//   q_full       of each consumer; 96 arrivals of warps 1-3: its rows of Q are there, and all of the slot's rows.
+//   q_full       of each consumer; an arrival of each who prepares items: its rows of Q are there, and all of the slot's rows.
 //   q_empty      of each consumer; an arrival a warp, after the item's last product with Q. Likewise seen before these rows
 //                are loaded again, and q_full's next phase ends only then: so no consumer is left behind by two.
-//   k_full       TMA's bytes (and 96 arrivals where hooks stage values): K tile, span, staged values.
+//   k_full       TMA's bytes (and 64 arrivals where hooks stage values): K tile, span, staged values.
 //   k_empty      an arrival a consumer warp: done with them.
 //   v_full, v_empty   likewise for V.
 //   next_wanted  one arrival an item, when K is asked for a few tiles from its end. Before, no other item is taken from those
@@ -629,13 +630,13 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& block,
     for (int stage = 0; stage < Config::q_stages; ++stage) {
 #pragma unroll 1
       for (int group = 0; group < Config::consumers; ++group) {
-        init_barrier(shared_address(&shared.q_full[stage][group]), kHelpers);
+        init_barrier(shared_address(&shared.q_full[stage][group]), Shared<Config, Variant>::preparers);
         init_barrier(shared_address(&shared.q_empty[stage][group]), 4);
       }
     }
 #pragma unroll 1
     for (int stage = 0; stage < Config::stages; ++stage) {
-      init_barrier(shared_address(&shared.k_full[stage]), 1 + (Shared<Config, Variant>::staged ? kHelpers : 0));
+      init_barrier(shared_address(&shared.k_full[stage]), 1 + Shared<Config, Variant>::stagers);
       init_barrier(shared_address(&shared.k_empty[stage]), warps);
       init_barrier(shared_address(&shared.v_full[stage]), 1);
       init_barrier(shared_address(&shared.v_empty[stage]), warps);
@@ -647,6 +648,8 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& block,
     give_registers<Config::loader_registers>();
     if (threadIdx.x == 0)
       load_tiles<Config, Variant>(params.launch, k_map, v_map, shared, shared_address(smem));
+    else if (threadIdx.x >= kLoaders - Shared<Config, Variant>::stagers)
+      stage_items<Config, Variant>(params, shared, int(threadIdx.x) - (kLoaders - Shared<Config, Variant>::stagers));
     else if (threadIdx.x >= kLoaders - kHelpers)
       prepare_items<Config, Variant>(params, block.launch, shared, smem, shared_address(smem),
                                      int(threadIdx.x) - (kLoaders - kHelpers));

@@ -30,6 +30,7 @@ def test_some_orders_of_larger_rings_end(seed: int) -> None:
         consumers=dice.randint(1, 3),
         warps=dice.randint(1, 2),
         helpers=dice.randint(1, 2),
+        stagers=dice.randint(1, 2),
         stages=dice.randint(2, 4),
         q_stages=dice.randint(1, 2),
         slots=dice.randint(2, 4),

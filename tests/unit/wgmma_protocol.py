@@ -24,14 +24,16 @@ class Setup:
     """Sizes of the rings, and what a variant is like: ``steady`` and ``staged`` as in the kernel.
 
     ``items`` are their numbers of tiles; the next item is wanted ``near`` tiles before an item's end. What hooks
-    stage is made before its K has a place, and has ``more_values`` stages than K. Each consumer has ``warps``, and
-    ``helpers`` prepare items. ``unguarded`` names barriers that nobody waits for: mistakes to be found.
+    stage is made before its K has a place, and has ``more_values`` stages than K. Each consumer has ``warps``,
+    ``helpers`` prepare items, and ``stagers`` stage values. ``unguarded`` names barriers that nobody waits for: mistakes
+    to be found.
     """
 
     items: tuple[int, ...]
     consumers: int = 2
     warps: int = 1
     helpers: int = 1
+    stagers: int = 1
     stages: int = 2
     q_stages: int = 1
     slots: int = 3
@@ -79,6 +81,8 @@ def programs(setup: Setup) -> dict[str, list[Step]]:
     found = {"loader": _loader(setup)}
     for helper in range(setup.helpers):
         found[f"helper {helper}"] = _helper(setup, leads=helper == 0)
+    for stager in range(setup.stagers if setup.staged else 0):
+        found[f"stager {stager}"] = _stager(setup, leads=stager == 0)
     for group in range(setup.consumers):
         for warp in range(setup.warps):
             found[f"consumer {group}.{warp}"] = _consumer(setup, group)
@@ -139,9 +143,9 @@ def _q(setup: Setup, number: int, group: int) -> tuple[str, int]:
 
 
 def _helper(setup: Setup, leads: bool) -> list[Step]:
-    """prepare_items, as one of its warps: the leader fills slots, all load rows and Q, all stage values."""
-    program, tile = _Program(), 0
-    for number, tiles in enumerate((*setup.items, 0)):
+    """prepare_items, as one of its warps: the leader fills slots, all load rows and Q."""
+    program = _Program()
+    for number in range(len(setup.items) + 1):
         slot = _ring("slot", number, setup.slots)[0]
         if leads:
             if number:
@@ -162,7 +166,17 @@ def _helper(setup: Setup, leads: bool) -> list[Step]:
             program.add(arrives=q.replace("q", "q_full"))
         if stop:
             break
-        for _ in range(tiles if setup.staged else 0):
+        program.add(done=(slot,))
+    return program.steps
+
+
+def _stager(setup: Setup, leads: bool) -> list[Step]:
+    """stage_items, as one of its warps; what the leader writes, all do."""
+    program, tile = _Program(), 0
+    for number, tiles in enumerate((*setup.items, 0)):
+        slot, turn = _ring("slot", number, setup.slots)
+        program.add(wait=(slot.replace("slot", "slot_full"), turn), uses=((slot, number),))
+        for _ in range(tiles):
             k = _ring("k", tile, setup.stages)[0]
             wait = _empty("k_empty", tile, setup.stages)
             program.add(writes=(_keys(setup, tile),) if leads else ())
@@ -270,7 +284,7 @@ class Model:
             ("slot_empty", setup.slots, consumers),
             ("q_full", setup.q_stages * setup.consumers, setup.helpers),
             ("q_empty", setup.q_stages * setup.consumers, setup.warps),
-            ("k_full", setup.stages, 1 + (setup.helpers if setup.staged else 0)),
+            ("k_full", setup.stages, 1 + (setup.stagers if setup.staged else 0)),
             ("k_empty", setup.stages, consumers),
             ("v_full", setup.stages, 1),
             ("v_empty", setup.stages, consumers),
@@ -399,7 +413,7 @@ def _put(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
     return (*values[:index], value, *values[index + 1 :])
 
 
-def explore(setup: Setup, most: int = 200_000) -> int:
+def explore(setup: Setup, most: int = 400_000) -> int:
     """Every order in which the roles may move; how many states there are. Raises Broken."""
     model = Model(setup)
     seen, todo = {model.start}, [model.start]
