@@ -104,11 +104,12 @@ class Tile:
 # tensors for every pair, which needs registers. Wide tiles read Q and synchronise seldom; narrow ones waste less beside
 # a mask. docs/performance.md has the measurements.
 _WIDE: Final = Tile(2, 176, 2, 1, registers=(56, 224))
+_THREE: Final = Tile(3, 112, 3, 2, registers=(56, 152))
 _GATHERING: Final = Tile(2, 64, 2, 1, registers=(88, 208))
 _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
     (64, 64): (
-        Tile(3, 112, 3, 2, registers=(56, 152)),
-        Tile(2, 192, 3, 2),
+        _THREE,
+        _THREE,
         Tile(3, 96, 3, 2, registers=(80, 144)),
         Tile(2, 64, 4, 2, registers=(88, 208)),
     ),
