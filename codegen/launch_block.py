@@ -89,9 +89,9 @@ LAUNCH_FIELDS: Final = tuple(
             *[(name, "ptr") for name in ("split_out", "split_state", "merged_out", "merged_state", "screens")],
             *[(name, "ptr") for name in ("made_q", "made_k", "made_v")],
             *[(name, "i64") for name in ("split_tokens", "qo_tokens", "kv_tokens")],
-            *[(name, "i32") for name in ("num_splits", "split_cols")],
+            *[(name, "i32") for name in ("num_splits", "split_cols", "fills_unowned")],
             *[(name, "u32") for name in ("items_taken", "blocks_ended")],
         ]
     )
 )
-LAUNCH_BYTES: Final = LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size
+LAUNCH_BYTES: Final = -(-(LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size) // 8) * 8  # as a struct with pointers

@@ -157,7 +157,8 @@ class Plan:
         """What a call allocates."""
         shapes, layout, f32 = inputs.shapes, inputs.layout, self.library.dtypes["f32"]
         length = shapes.qo_tokens if layout.ragged else shapes.qo_len
-        loose = layout.ragged or inputs.qo_lens is not None  # rows that belong to no request may be there
+        # Rows that belong to no request may be there. Kernels fill them, but for states and the caller's `out`.
+        self.loose = loose = layout.ragged or inputs.qo_lens is not None
         out_shape = layout.shape(shapes.batch, length, shapes.num_heads, shapes.head_dim_v)
         self.out = _Array(out_shape, inputs.q.array.dtype, 0.0 if loose else None)
         self.lse: _Array | None = None
@@ -181,7 +182,7 @@ class Plan:
         self.at_out, self.at_lse = at("out"), at("lse")
         self.at_split = at("split_out"), at("split_state")
         self.at_merged = at("merged_out"), at("merged_state")
-        self.at_screens = at("screens")
+        self.at_screens, self.at_fills = at("screens"), at("fills_unowned")
         self.at_made = at("made_q"), at("made_k"), at("made_v")
         pointers: list[tuple[int, int]] = []
         repeated: list[tuple[int, int]] = []
@@ -235,13 +236,14 @@ class Plan:
         if self.converts:
             keep, converted = self._convert(given, params)
         acc = state = lse = None
-        at_out = 0
+        at_out, fills = 0, False
         if self.partial:
             acc, state = self._make(self.acc), self._make(self.state)
         else:
             if out is None:
-                out = self._make(self.out)
+                out = self._make(self.out, filled=False)
                 at_out = pointer(out)
+                fills = self.loose
             else:
                 at_out = pointer(out)
                 low, high = at_out + self.out_span[0], at_out + self.out_span[1]
@@ -249,7 +251,7 @@ class Plan:
                     if low < address + last and address + first < high:
                         return None
             if self.lse is not None:
-                lse = self._make(self.lse)
+                lse = self._make(self.lse, filled=not fills)
         if (at_q | at_k | at_v | at_out) & self.unaligned:
             return None
         if self.splits > 1:
@@ -290,6 +292,7 @@ class Plan:
                 place_q, place_k, place_v = self.at_inputs
                 words[place_q], words[place_k], words[place_v] = at_q, at_k, at_v
                 words[self.at_out] = at_out
+                slot.ints[self.at_fills] = fills
                 if lse is not None:
                     words[self.at_lse] = pointer(lse)
                 if split is not None:
@@ -329,9 +332,9 @@ class Plan:
         del keep, screens, made  # the allocator may reuse it from here on, in the order of the stream
         return Results(out, lse, acc, state)
 
-    def _make(self, wanted: _Array) -> Any:
+    def _make(self, wanted: _Array, *, filled: bool = True) -> Any:
         made = self.library.empty(wanted.shape, wanted.dtype, self.device)
-        if wanted.fill is not None:
+        if filled and wanted.fill is not None:
             tensors.fill(made, wanted.fill)
         return made
 

@@ -307,6 +307,7 @@ struct Launch {
   i64 qo_tokens, kv_tokens;  // of the storage, all requests together
   int num_splits;  // 0 means 1; the grid of `main` is num_splits times as wide
   int split_cols;  // columns a split covers, a multiple of the tile width
+  int fills_unowned;  // 1: `main` writes the rows that belong to no request, too: 0, and an LSE of -inf
   // Of a family whose blocks take items as they get free: 0 before a launch, and after it.
   mutable unsigned items_taken, blocks_ended;
 };

@@ -21,6 +21,14 @@ __device__ __forceinline__ int lowest_bit(unsigned x) {  // x != 0
 #endif
 }
 
+__device__ __forceinline__ int highest_bit(unsigned x) {  // x != 0
+#ifdef __CUDACC__
+  return 31 - __clz(int(x));
+#else
+  return 31 - __builtin_clz(x);
+#endif
+}
+
 // Bit i of a bitmap: columns [first + (i << shift), first + ((i + 1) << shift)).
 struct BitmapPlace {
   int first, shift, words;
@@ -43,6 +51,12 @@ struct TileBitmap : BitmapPlace {
   unsigned may[Words], all[Words];
 
   __device__ __forceinline__ void clear() { begin = Words, end = 0; }
+
+  // Behind the last column of word `word` whose bit in `may` is set; 0 if there is none.
+  __device__ __forceinline__ int reach(int word) const {
+    const unsigned set = may[word];
+    return set != 0 ? col(word * 32 + highest_bit(set) + 1) : 0;
+  }
 
   // The first column >= `from` whose bit in `may` is set, past every column if there is none. from >= first.
   __device__ __forceinline__ int next(int from) const {

@@ -11,6 +11,7 @@
 #include "device/mma.cuh"
 #include "device/reduction.cuh"
 #include "device/tile_copy.cuh"
+#include "device/unowned.cuh"
 #include "device/vectors.cuh"
 #include "families/mma_epilogue.cuh"
 #endif
@@ -370,10 +371,23 @@ __device__ __forceinline__ bool run_head_items(const typename Variant::Params& p
   return true;
 }
 
+// Of the rows behind a block's request, and before the first one, which belong to none, the block's share.
+template <class Config>
+__device__ __forceinline__ void fill_behind(const Launch& launch) {
+  const int tiles = row_tiles<Config>(launch);
+  const Place place = block_place(launch, tiles);
+  if (place.slot != 0 || place.b >= launch.batch || place.from_end >= tiles) return;
+#pragma unroll 1
+  for (int b = place.b == 0 ? -1 : place.b; b <= place.b; ++b)
+    fill_rows<Config>(launch, rows_behind(launch, b), b, place.hk * launch.group, launch.group, place.from_end, tiles,
+                      int(threadIdx.x), Config::threads);
+}
+
 template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
   // All of the block at once: what an item reads of it, one address after another, is then near.
   if (128 * threadIdx.x < sizeof(params)) prefetch(reinterpret_cast<const char*>(&params) + 128 * threadIdx.x);
+  if (params.launch.fills_unowned) fill_behind<Config>(params.launch);
   if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
 #pragma unroll 1
     for (int round = 0; run_head_items<Config, Variant>(params, round, smem); ++round)

@@ -13,7 +13,7 @@
 namespace attncc {
 namespace screening {
 
-constexpr int kThreads = 256;  // codegen/families/screen.py launches as many
+constexpr int kThreads = 512;  // codegen/families/screen.py launches as many
 static_assert(sizeof(ScreenBitmap) == 1044, "codegen/families/screen.py asks for as much memory a bitmap");
 
 struct FromLane {  // the bounds of the lane at a distance
@@ -25,15 +25,18 @@ struct FromLane {  // the bounds of the lane at a distance
   }
 };
 
-// The bounds of a tile's rows, of which a warp has 32 at a time; every lane gets them.
+// The bounds of a tile's rows, a thread's by itself and then all together; every thread gets them.
 template <class Config, class Variant>
 __device__ __forceinline__ typename Variant::RowBounds bounds_of_rows(const typename Variant::Params& params,
                                                                       const typename Variant::Item& item,
                                                                       const Work& work, int lane) {
-  typename Variant::RowBounds bounds;
+  using Bounds = typename Variant::RowBounds;
+  constexpr int warps = (Config::block_m < kThreads ? Config::block_m + 31 : kThreads) / 32;  // that have a row
+  alignas(16) __shared__ char found[warps * sizeof(Bounds)];
+  Bounds bounds;
   bounds.each(Forget());
 #pragma unroll 1
-  for (int i = lane; i < Config::block_m; i += 32) {
+  for (int i = int(threadIdx.x); i < Config::block_m; i += kThreads) {
     const RowAt at = unpack_row(work, i);
     bounds.merge(Variant::row_bounds(params, item, Variant::row(params, item, at.row, at.h), at.row, at.h));
   }
@@ -43,6 +46,12 @@ __device__ __forceinline__ typename Variant::RowBounds bounds_of_rows(const type
     other.each(FromLane{distance});
     bounds.merge(other);
   }
+  Bounds* of_warps = reinterpret_cast<Bounds*>(found);
+  const int warp = int(threadIdx.x) >> 5;
+  if (lane == 0 && warp < warps) of_warps[warp] = bounds;
+  __syncthreads();
+#pragma unroll 1
+  for (int other = 0; other < warps; ++other) bounds.merge(of_warps[other]);
   return bounds;
 }
 
@@ -76,7 +85,6 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
   const auto rows = bounds_of_rows<Config, Variant>(params, item, work, lane);
   ScreenBitmap& bitmap = *screens.at(work);
   const BitmapPlace place = cover_ranges<kBitmapWords>(ranges, 0, col_end);
-  __syncthreads();
   // A warp to a word. Four lanes share a chunk's columns, so that what they read together lies together: eight chunks a
   // turn, and of the four lanes with a chunk of turn t the t-th keeps what they found.
   const int mine = (lane & 3) * 8 + (lane >> 2), share = 1 << (place.shift - 2);

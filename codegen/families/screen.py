@@ -9,7 +9,7 @@ from typing import Final
 from attncc.codegen.families import entries
 
 HEADER: Final = "families/screen.cuh"
-THREADS: Final = 256  # screen.cuh has the same
+THREADS: Final = 512  # screen.cuh has the same
 BITMAP_BYTES: Final = 4 * (3 + 2 * 128 + 2)  # ScreenBitmap in device/screen.cuh has the same
 
 

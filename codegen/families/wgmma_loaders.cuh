@@ -10,6 +10,7 @@
 #include "device/math.cuh"
 #include "device/sync.cuh"
 #include "device/tma.cuh"
+#include "device/unowned.cuh"
 #include "families/merge.cuh"
 
 namespace attncc {
@@ -63,6 +64,19 @@ __device__ __forceinline__ void fill_slot(const typename Variant::Params& params
     slot.reach = count > 0 ? slot.ranges[count - 1].hi : 0;
 #pragma unroll 1
   for (; count < Variant::facts.num_ranges; ++count) slot.ranges[count] = Range{0, 0, 1};
+}
+
+// A warp: where the tiles end that captured data leave an item. What it reads is near when the item's tiles are walked.
+template <class Config, class Variant>
+__device__ __forceinline__ int screened_reach(const Launch& launch, const Work& work, int lane) {
+  const auto& bitmap = *screen_of<Config, Variant>(launch, work);
+  int reach = 0;
+#pragma unroll 1
+  for (int word = bitmap.begin + lane; word < bitmap.end; word += 32) {
+    const int of_word = bitmap.reach(word);
+    reach = of_word > reach ? of_word : reach;
+  }
+  return __reduce_max_sync(0xffffffffu, reach);
 }
 
 // One thread: every tile of every item. A tile's K is multiplied beside the V of the tile before it: they come in that order.
@@ -282,7 +296,8 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
   Ring<Config::q_stages> q_ring;
   constexpr int preparers = Shared<Config, Variant>::preparers;
   const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
-  unsigned unit = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  unsigned unit = block;
   ItemOrder<Config, Variant> order(params.launch, blocks, helper & 31);
   bool begun = false;
   unsigned wanted = 1;  // the parity of next_wanted's phase; before the first item there was none
@@ -297,11 +312,15 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
       wanted ^= 1;
       unit = __shfl_sync(0xffffffffu, unit, 0);
       const Work work = order.at(unit);
+      int reach = 0;
+      if constexpr (Variant::facts.has_screen)
+        if (work.nrows > 0) reach = screened_reach<Config, Variant>(params.launch, work, helper);
       wait<Config::checked>(shared_address(&shared.slot_empty[slots.stage]), slots.parity ^ 1);
       if (helper == 0) {
         slot.stop = work.nrows <= 0;
-        slot.work = work;  // the end is walked, too, as an item without tiles: its screen is one that exists
+        slot.work = work;  // the end is walked, too, as an item without tiles: its screen is in memory, whatever it holds
         if (work.nrows > 0) fill_slot(params, work, slot);
+        if constexpr (Variant::facts.has_screen) slot.reach = reach;
         arrive(shared_address(&shared.slot_full[slots.stage]));
       }
     }
@@ -325,6 +344,9 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
     q_ring.advance();
   }
   if (helper == 0) end_items(counts, blocks);
+  constexpr int warps = preparers / 32;
+  if (params.launch.fills_unowned)
+    fill_unowned<Config>(params.launch, block * warps + helper / 32, blocks * warps, helper & 31);
 }
 
 }  // namespace wgmma_sm90

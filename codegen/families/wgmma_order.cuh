@@ -62,21 +62,27 @@ struct ItemOrder {
     level = __reduce_max_sync(0xffffffffu, tiles) - 1;
   }
 
-  // Item `unit` of all; no less than at the call before. nrows is 0 behind the last.
+  // Item `unit` of all; no less than at the call before. nrows is 0 behind the last. Row tiles that the same requests have are
+  // passed over together.
   __device__ __forceinline__ Work at(unsigned unit) {
 #pragma unroll 1
     while (b0 < launch.batch) {
       const int left = launch.num_kv_heads - hk0;
-      const unsigned across = (left < heads ? left : heads) * copies;
+      const unsigned across = (left < heads ? left : heads) * copies, on = unit - passed;
       const bool has = level >= 0 && tiles > level;
       const unsigned having = __ballot_sync(0xffffffffu, has), count = __popc(having) * across;
-      if (unit - passed < count) {
-        const unsigned nth = (unit - passed) / across, of_tile = unit - passed - nth * across;
+      const int lowest = __reduce_max_sync(0xffffffffu, has ? 0 : tiles);  // below, there is a request more
+      if (on < count * (level + 1 - lowest)) {
+        const unsigned levels = on / count, of_level = on - levels * count;
+        const unsigned nth = of_level / across, of_tile = of_level - nth * across;
+        level -= levels;
+        passed += levels * count;
         const unsigned found = __ballot_sync(0xffffffffu, has && __popc(having & ((1u << lane) - 1)) == int(nth));
         return work(b0 + __ffs(int(found)) - 1, of_tile / copies, of_tile % copies);
       }
-      passed += count;
-      if (--level < 0) {
+      passed += count * (level + 1 - lowest);
+      level = lowest - 1;
+      if (level < 0) {
         hk0 += heads;
         if (hk0 >= launch.num_kv_heads) {
           hk0 = 0;

@@ -17,7 +17,8 @@
 //   slot_empty   an arrival a consumer warp, after the item's output. Waited for before the slot is filled again; a consumer
 //                arrives only for a slot that was filled, and it is filled only after the phase before was seen.
 //   q_full       of each consumer; an arrival of each who prepares items: its rows of Q are there, and all of the slot's rows.
-//   q_empty      of each consumer; an arrival a warp, after the item's last product with Q. Likewise seen before these rows
+//   q_empty      of each consumer; an arrival a warp, after the item's last product with Q, or once it is sure that none is
+//                done again. Likewise seen before these rows
 //                are loaded again, and q_full's next phase ends only then: so no consumer is left behind by two.
 //   k_full       TMA's bytes (and 64 arrivals where hooks stage values): K tile, span, staged values.
 //   k_empty      an arrival a consumer warp: done with them.
@@ -343,9 +344,12 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   constexpr int block_n = Config::block_n, consumers = Config::consumers;
   constexpr bool plain = !facts.has_logits && !facts.has_weight;
   // Logits hardly grow along a row, from the diagonal on at least: the largest of the first tile serves them all, unless
-  // weights against it show otherwise. Then the tile is done again. An item's last tile is not: its Q is given back before.
+  // weights against it show otherwise. Then the tile is done again. An item's last tile is not where Q has one stage: it is
+  // given back before, and the tile has a maximum of its own.
   constexpr bool relative = Softmaxes<Config, Variant>::relative;
   constexpr bool steady = relative || (Config::steady && plain);
+  constexpr bool keeps_q = steady && Config::q_stages > 1;
+  constexpr unsigned kEarly = keeps_q ? 0 : kLast;  // a tile before whose exponentials Q is given back
   using Reduction =
       typename ReductionOf<facts.has_weight, Config::accuracy, bounded, relative>::template Running<Scores>;
   constexpr bool staged = Shared<Config, Variant>::staged;
@@ -452,16 +456,16 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         TilePairs(scores, view).make(s, NoReference());
       }
       // A loop that runs at most once, as values that it changes stay where they are: see opaque_zero.
-      const unsigned seldom = unsigned(span.word & (kPartial | kLast)) | (status & kUnsettled) | again;
+      const unsigned seldom = unsigned(span.word & (kPartial | kEarly)) | (status & kUnsettled) | again;
 #pragma unroll 1
       for (unsigned left = seldom; left; left = opaque_zero()) {
-        if (last && !again && !(status & kFinished)) release(shared.q_empty[q_ring.stage][group]);
+        if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_ring.stage][group]);
         // Kept from the first time, staged values would take a register for each pair.
         const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
 #pragma unroll 1
         for (int some = span.word & kPartial; some; some = opaque_zero()) TilePairs(Scores(opaque_thread() - kLoaders), view).mask(s, anew);
         if constexpr (steady) {
-          raised = again || last || (status & kUnsettled);
+          raised = again || (!keeps_q && last) || (status & kUnsettled);
           if (raised) {
             reduction.raise(s, factor, scale, 0.0f);
             if (__all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
@@ -529,7 +533,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
 #pragma unroll
         for (int i = 0; i < Scores::rows; ++i)
           fine = fine & (sums[i][0] < kLargestSum) & (sums[i][1] < kLargestSum);
-        if (__all_sync(0xffffffffu, fine | (again != 0) | last)) break;
+        if (__all_sync(0xffffffffu, fine | (again != 0) | (!keeps_q && last))) break;
         again = 1;
         multiply_again<Config>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_ring.stage * QTile::bytes,
                                base + Layout::k + k_ring.stage * KTile::bytes);
@@ -539,6 +543,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     release(shared.v_empty[v_ring.stage], status & kBegun);
     v_ring.advance();
     if constexpr (steady) release(shared.k_empty[k_ring.stage]);
+    if constexpr (keeps_q) release(shared.q_empty[q_ring.stage][group], last);
     if constexpr (Reduction::rescales) {
       bool same = true;
 #pragma unroll

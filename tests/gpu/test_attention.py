@@ -157,6 +157,33 @@ def test_no_keys_at_all() -> None:
     torch.testing.assert_close(lse, sink.expand(2, 5, 4))
 
 
+@pytest.mark.parametrize("num_splits", [1, 3])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_rows_of_no_request_are_zeros(ragged: bool, num_splits: int) -> None:
+    """In memory that held something else: of padded requests behind their rows, of ragged ones around them."""
+    q, k, v = random_qkv(length=300, batch=3)
+    given: dict[str, Any] = {}
+    if ragged:
+        q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
+        indptr = torch.tensor([50, 150, 150, 450], dtype=torch.int32, device=DEVICE)
+        given = {"qo_indptr": indptr, "kv_indptr": indptr, "max_qo_len": 300, "max_kv_len": 300}
+        unowned = torch.ones(900, dtype=torch.bool)
+        unowned[50:450] = False
+    else:
+        lens = torch.tensor([100, 0, 300], dtype=torch.int32, device=DEVICE)
+        given = {"qo_lens": lens, "kv_lens": lens}
+        unowned = torch.arange(300) >= lens.cpu()[:, None]
+    unowned = unowned.to(DEVICE)
+    for _ in range(3):
+        before = [torch.full_like(q, torch.nan) for _ in range(4)]
+        before += [torch.full(q.shape[:-1], torch.nan, device=DEVICE) for _ in range(4)]
+        del before
+        out, lse = attncc.attention(q, k, v, example("causal"), return_lse=True, num_splits=num_splits, **given)
+        assert bool((out[unowned] == 0).all())
+        assert bool((lse[unowned] == -torch.inf).all())
+        assert bool(out[~unowned].isfinite().all() & lse[~unowned].isfinite().all())
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 4, 64), (2, 0, 4, 64)])
 def test_nothing_to_compute(shape: tuple[int, ...]) -> None:
     q = torch.empty(shape, device=DEVICE, dtype=torch.bfloat16)

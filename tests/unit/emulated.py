@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from attncc.codegen.families import merge, mma_sm80, screen
-from attncc.codegen.launch_block import LAUNCH_FIELDS
+from attncc.codegen.launch_block import LAUNCH_BYTES, LAUNCH_FIELDS
 from tests.unit.mma_sm80_variants import main_grid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +109,7 @@ class Batch:
     lse: Any
     qo_indptr: Any = None
     kv_indptr: Any = None
+    fills: bool = False
 
     @staticmethod
     def make(
@@ -120,8 +121,9 @@ class Batch:
         *,
         ragged: bool = False,
         growth: float = 1.0,
+        fills: bool = False,
     ) -> Batch:
-        """``growth`` multiplies the keys of every request's second half."""
+        """``growth`` multiplies the keys of every request's second half; ``fills``: rows of no request are written."""
         random, dtype = np.random.default_rng(5), DTYPES[config.dtype]
 
         def storage(tokens: int, heads: int, dim: int, fill: float) -> Any:
@@ -138,7 +140,7 @@ class Batch:
         out = storage(rows, heads, config.head_dim_v, POISON)
         indptr = [np.cumsum([LEAD, *lens]).astype(np.int32) if ragged else None for lens in (qo_lens, kv_lens)]
         lse = np.full(out.shape[:3], POISON, np.float32)
-        batch = Batch(config, qo_lens, kv_lens, q, k, v, out, lse, *indptr)
+        batch = Batch(config, qo_lens, kv_lens, q, k, v, out, lse, *indptr, fills=fills)
         for b, (qo_len, kv_len) in enumerate(zip(qo_lens, kv_lens, strict=True)):
             for tensor, length, starts in ((q, qo_len, indptr[0]), (k, kv_len, indptr[1]), (v, kv_len, indptr[1])):
                 part = part_of(tensor, starts, b, length)
@@ -166,7 +168,7 @@ class Batch:
         With ``splits`` > 0 the columns are cut into so many parts, and the merge entry finishes; ``through_state``: by
         way of one state for all columns.
         """
-        words = self.words()
+        words = self.words() | {"fills_unowned": int(self.fills), "qo_tokens": self.out.shape[0] * self.out.shape[1]}
         heads, kv_heads, dim = self.q.shape[2], self.k.shape[2], self.config.head_dim_v
         if splits:
             tokens = self.out.shape[0] * self.out.shape[1]
@@ -175,7 +177,7 @@ class Batch:
             tiles = -(-max(self.kv_lens) // self.config.block_n)
             words |= {"split_out": states.ctypes.data, "split_state": values.ctypes.data, "split_tokens": tokens}
             words |= {"num_splits": splits, "split_cols": -(-tiles // splits) * self.config.block_n}
-        block = (ctypes.c_char * (LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size)).from_address(params)
+        block = (ctypes.c_char * LAUNCH_BYTES).from_address(params)
 
         def put(words: dict[str, int]) -> None:
             for field in LAUNCH_FIELDS:
@@ -185,7 +187,8 @@ class Batch:
         put(words)
         rows, group = max(self.qo_lens), heads // kv_heads
         most = max(-(-rows * group // self.config.block_m), -(-rows // self.config.block_m) * group)
-        bitmaps = np.full(len(self.qo_lens) * kv_heads * most * screen.BITMAP_BYTES, 0xA5, np.uint8)
+        size = len(self.qo_lens) * kv_heads * most * screen.BITMAP_BYTES // 4
+        bitmaps = np.arange(size, dtype=np.int32) % 4096 * 65536 + (90 << 24)  # rubbish, whatever is made of it
         put({"screens": bitmaps.ctypes.data})
         library.screen(ctypes.c_void_p(params), most, kv_heads, len(self.qo_lens))
         stored = {f.name: struct.unpack_from(FORMATS[f.ctype], block, f.offset)[0] for f in LAUNCH_FIELDS}
@@ -231,12 +234,14 @@ class Batch:
         if expected_lse is not None:
             np.testing.assert_allclose(got_lse, expected_lse, atol=lse_error, rtol=1e-6)
             assert not got[np.isneginf(expected_lse)].any()
-        if self.qo_indptr is None:
-            untouched = [self.out[b, rows:], self.lse[b, rows:]]
-        else:
-            end = self.qo_indptr[-1]
-            untouched = [part for x in (self.out, self.lse) for part in (x[0, :LEAD], x[0, end:])]
-        assert all((part == POISON).all() for part in untouched), "wrote past the request's rows"
+        for tensor, fill in ((self.out, 0.0), (self.lse, -math.inf)):
+            if self.qo_indptr is None:
+                unowned, foreign = [tensor[b, rows : max(self.qo_lens)]], tensor[b, max(self.qo_lens) :]
+            else:
+                unowned, foreign = [tensor[0, :LEAD], tensor[0, self.qo_indptr[-1] :]], tensor[:0]
+            wanted = fill if self.fills else POISON
+            assert all((part == wanted).all() for part in unowned), "rows that belong to no request"
+            assert (foreign == POISON).all(), "wrote past the request's rows"
         shape = (*self.out.shape[1:3], self.config.head_dim_v + 8)
         first = self.out[b if self.qo_indptr is None else 0]
         padded = np.lib.stride_tricks.as_strided(first, shape=shape, strides=self.out.strides[1:])

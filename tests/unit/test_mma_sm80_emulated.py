@@ -21,7 +21,7 @@ from attncc import grammar
 from attncc.codegen.emit.source import assemble
 from attncc.codegen.emit.variant import emit_variant
 from attncc.codegen.families import mma_sm80
-from attncc.codegen.launch_block import LAUNCH_FIELDS, place
+from attncc.codegen.launch_block import LAUNCH_BYTES, LAUNCH_FIELDS, place
 from attncc.diagnostics import Source
 from attncc.ir.nodes import Variant
 from attncc.passes.canonicalize import canonicalize
@@ -46,11 +46,12 @@ class Case:
     ragged: bool = False
     splits: int = 0
     growth: float = 1.0
+    fills: bool = False
 
 
 def parameter_block(name: str, words: dict[str, Any]) -> ctypes.Array[ctypes.c_char]:
     """The bytes of ``Params``; words not given are 0."""
-    start = LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size
+    start = LAUNCH_BYTES
     fields = [*LAUNCH_FIELDS, *place(variants.words(name), start)]
     block = ctypes.create_string_buffer(fields[-1].offset + fields[-1].size)
     assert not set(words) - {field.name for field in fields}
@@ -78,7 +79,14 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def check(library: ctypes.CDLL, name: str, config: mma_sm80.Config, case: Case, *, through_state: bool = False) -> None:
     ragged, sizes = case.ragged, (len(case.qo_lens), max(case.qo_lens), max(case.kv_lens))
     batch = emulated.Batch.make(
-        config, case.qo_lens, case.kv_lens, case.heads, case.kv_heads, ragged=ragged, growth=case.growth
+        config,
+        case.qo_lens,
+        case.kv_lens,
+        case.heads,
+        case.kv_heads,
+        ragged=ragged,
+        growth=case.growth,
+        fills=case.fills,
     )
     values = reference.make_values(name, case.heads, *sizes, config.head_dim)
     words: dict[str, Any] = {}
@@ -138,6 +146,11 @@ def test_agrees_with_float64(build: Any, name: str) -> None:
     """Every hook of the joint, on padded and ragged batches, empty requests, a group of 7, starts and split columns."""
     for case in CASES:
         check(build(name, SMALL), name, SMALL, case)
+
+
+def test_rows_of_no_request_are_filled(build: Any) -> None:
+    for case in CASES[:3]:
+        check(build("causal", SMALL), "causal", SMALL, dataclasses.replace(case, fills=True))
 
 
 @pytest.mark.parametrize("name", ["retention", "normed"])

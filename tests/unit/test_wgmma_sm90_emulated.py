@@ -23,7 +23,7 @@ from attncc.artifact import LaunchRule
 from attncc.codegen.emit.source import assemble
 from attncc.codegen.emit.variant import emit_variant
 from attncc.codegen.families import transform, wgmma_sm90
-from attncc.codegen.launch_block import LAUNCH_FIELDS
+from attncc.codegen.launch_block import LAUNCH_BYTES, LAUNCH_FIELDS
 from attncc.diagnostics import Source
 from attncc.ir.nodes import Variant
 from attncc.passes.canonicalize import canonicalize
@@ -97,7 +97,7 @@ class Emulated:
     blocks: int | None = None
 
     def emulate(self, params: ctypes.c_void_p, tiles: int, kv_heads: int, batch: int) -> int:
-        block = (ctypes.c_char * (LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size)).from_address(params.value or 0)
+        block = (ctypes.c_char * LAUNCH_BYTES).from_address(params.value or 0)
         launch = {
             field.name: struct.unpack_from(FORMATS[field.ctype], block, field.offset)[0] for field in LAUNCH_FIELDS
         }
@@ -109,6 +109,8 @@ class Emulated:
             ragged = (ctypes.c_int32 * (batch + 1)).from_address(indptr)[batch] if indptr else 0
             tokens[name] = (ragged, 1) if indptr else (launch[f"max_{name}_len"], batch)
         put = {f"{name}_tokens": length * requests for name, (length, requests) in tokens.items()}
+        if launch["qo_indptr"]:
+            put["qo_tokens"] = launch["qo_tokens"]
         keep = {}  # what the entry `transform` makes, NaN before
         for bit, (name, (heads, side, dim)) in enumerate(places.items()):
             if self.library.transformed() >> bit & 1:
@@ -198,6 +200,12 @@ def test_other_configurations(build: Any, change: dict[str, Any]) -> None:
     run(build, "normed", config, CASES[2])
 
 
+@pytest.mark.parametrize("blocks", [None, 2])
+def test_rows_of_no_request_are_filled(build: Any, blocks: int | None) -> None:
+    for case in CASES[:3]:
+        run(build, "causal", SMALL, dataclasses.replace(case, fills=True), blocks=blocks)
+
+
 @pytest.mark.parametrize("name", ["dense", "causal", "documents", "sink"])
 def test_scores_that_outgrow_the_first_tiles_largest(build: Any, name: str) -> None:
     """Logits hundreds above those of the first tile: its tile is done again against its own largest."""
@@ -267,7 +275,7 @@ def test_shared_memory_is_what_the_header_says(build: Any) -> None:
 def items(library: ctypes.CDLL, blocks: int, **launch: int) -> list[tuple[int, ...]]:
     """(b, hk, slot, row0, nrows) of every item of a launch, in their order."""
     fields = {field.name: field for field in LAUNCH_FIELDS}
-    block = bytearray(LAUNCH_FIELDS[-1].offset + LAUNCH_FIELDS[-1].size + 256)
+    block = bytearray(LAUNCH_BYTES + 256)
     launch["num_heads"] = launch["num_kv_heads"] * launch["group"]
     for name, value in launch.items():
         struct.pack_into(FORMATS[fields[name].ctype], block, fields[name].offset, value)

@@ -25,7 +25,7 @@ class Setup:
 
     ``items`` are their numbers of tiles; the next item is wanted ``near`` tiles before an item's end. What hooks
     stage is made before its K has a place, and has ``more_values`` stages than K. Each consumer has ``warps``,
-    ``helpers`` prepare items, and ``stagers`` stage values. ``unguarded`` names barriers that nobody waits for: mistakes
+    ``helpers`` prepare items, ``stagers`` stage values. ``unguarded`` names barriers that nobody waits for: mistakes
     to be found.
     """
 
@@ -222,8 +222,10 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
         given = (k, f"span {k}", *((_keys(setup, tile)[0],) if setup.staged else ()))
         if not setup.steady and not setup.staged:
             program.add(done=given, arrives=k.replace("k", "k_empty"))
-        if last:
-            program.add(done=(q_of(number)[0],), arrives=q_of(number)[0].replace("q", "q_empty"))
+        q_given = {"done": (q_of(number)[0],), "arrives": q_of(number)[0].replace("q", "q_empty")}
+        q_late = setup.steady and setup.q_stages > 1
+        if last and not q_late:
+            program.add(**q_given)
         if setup.staged and not setup.steady:
             program.add(done=given, arrives=k.replace("k", "k_empty"))
         following = k_of[tile + 1][0]
@@ -249,6 +251,8 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
             program.add(done=(v,), arrives=v.replace("v", "v_empty"))
         if setup.steady:
             program.add(done=given, arrives=k.replace("k", "k_empty"))
+        if last and q_late:
+            program.add(**q_given)
         if turns:
             program.add(passes=f"turn {group}")
         if ends:  # a product of a stage that nobody writes
