@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +16,7 @@ from attncc.ir.nodes import After, Load, Variant
 from attncc.ir.walk import walk
 from attncc.passes.dependence import dependence, stage
 from attncc.passes.diagonals import on_diagonal
+from attncc.passes.ranges import tile_program
 from attncc.passes.scale import is_scaled_dot
 
 # In order of preference; the last is the portable family, which serves most.
@@ -169,10 +170,14 @@ def choose(variant: Variant, spec: KernelSpec) -> Choice:
 
 
 def next_choice(variant: Variant, spec: KernelSpec, choice: Choice) -> Choice | None:
-    """What is taken instead of a choice whose kernel turns out not to fit; None after the last family or a forced one.
+    """What is taken instead of a choice whose kernel turns out not to fit: a narrower tile of its family where that has
+    one, else the next family. None after the last family or a forced one.
 
-    The reasons of ``choice``, and MISFIT, are among those of what is taken.
+    The reasons of ``choice``, and MISFIT of another family, are among those of what is taken.
     """
+    narrower = choice.module.narrower(choice.config)
+    if narrower is not None:
+        return replace(choice, config=narrower)
     if spec.family is not None:
         return None
     rest = FAMILIES[FAMILIES.index(choice.family) + 1 :]
@@ -193,7 +198,7 @@ def _first(
         reasons += module.refuse_shape(spec.dtype, spec.head_dim, spec.dim_v, spec.arch)
         reasons += [] if spec.layout in module.LAYOUTS else [LAYOUTS[spec.layout]]
         if not reasons:
-            heavy = used.hooks | ({"gather"} if _gathers(variant) else set())
+            heavy = used.hooks | ({"gather"} if _gathers(variant) else set()) | ({"band"} if _band(variant) else set())
             config = module.choose(
                 spec.dtype, spec.head_dim, spec.dim_v, spec.arch, precise=spec.precise, hooks=frozenset(heavy)
             )
@@ -213,6 +218,11 @@ def _lengths(variant: Variant, spec: KernelSpec) -> list[str]:
         if whole is not None and length not in (None, whole):
             reasons.append(f"the hook `{hook}` gives {length} of {whole} channels")
     return list(dict.fromkeys(reasons))
+
+
+def _band(variant: Variant) -> bool:
+    """Whether a tile of rows visits columns of which both ends move with it, as of a window."""
+    return tile_program(variant).is_band
 
 
 def _gathers(variant: Variant) -> bool:

@@ -70,6 +70,17 @@ class TileProgram:
     cover: tuple[tuple[int, int], ...]
     full: tuple[tuple[int, int], ...]
 
+    @property
+    def is_band(self) -> bool:
+        """Whether both ends of every ``cover`` range depend on the tile's first row."""
+        moves: list[bool] = []
+        for op, *arguments in self.code:
+            if op in ("const", "param", "extent", "input"):
+                moves.append((op, *arguments) == ("input", "row_lo"))
+            else:
+                moves.append(any(moves[i] for i in (arguments[1:] if op == "load" else arguments)))
+        return bool(self.cover) and all(moves[lo] and moves[hi] for lo, hi in self.cover)
+
     def evaluate(self, env: Environment) -> list[TileRange]:
         """The columns to visit, as ascending disjoint ranges inside [0, kv_len); neighbours differ in ``partial``."""
         values = self._run(env)

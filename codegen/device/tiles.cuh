@@ -25,6 +25,28 @@ __device__ __forceinline__ bool proven(const Range* ranges, int col, int col_end
   return found;
 }
 
+// Whether one of some rows' ranges reaches columns [lo, hi).
+template <int NumRanges>
+__device__ __forceinline__ bool meets(const Range (&ranges)[NumRanges], int lo, int hi) {
+  bool found = false;
+#pragma unroll
+  for (int i = 0; i < NumRanges; ++i)
+    found = found | ((ranges[i].lo < ranges[i].hi) & (ranges[i].lo < hi) & (lo < ranges[i].hi));
+  return found;
+}
+
+// Where the last tile begins, of tiles that follow one another from column `first` on to the last that ranges reach.
+template <int TileCols, int NumRanges>
+__device__ __forceinline__ int last_tile(const Range (&ranges)[NumRanges], int first, int col_end) {
+  int last = first;
+#pragma unroll
+  for (int i = 0; i < NumRanges; ++i) {
+    const int hi = ranges[i].hi < col_end ? ranges[i].hi : col_end;
+    if (ranges[i].lo < hi && last < hi - 1) last = hi - 1;
+  }
+  return first + quotient<TileCols>(last - first) * TileCols;
+}
+
 // A walk over tiles. Walk::seek() moves the cursor to the next tile and full_end to the end of what proves it; false: none
 // is left.
 template <class Walk, int TileCols>
@@ -33,6 +55,12 @@ struct TileWalk {
   int full_end = 0;  // tiles from the cursor on that end here or before are full: they are found without a look
 
   __device__ __forceinline__ TileWalk(int cursor, int col_end) : cursor(cursor), col_end(col_end) {}
+
+  // Leaves columns from `end` on out.
+  __device__ __forceinline__ void end_at(int end) {
+    col_end = end;
+    full_end = full_end < end ? full_end : end;
+  }
 
   __device__ __forceinline__ bool next(TileSpan& tile) {
     if (cursor + TileCols > full_end && !static_cast<Walk*>(this)->seek()) return false;

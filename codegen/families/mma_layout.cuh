@@ -20,8 +20,9 @@ struct SharedLayout {
   static constexpr int q = 0;
   static constexpr int k_bytes = Config::block_n * QKTile::row_bytes, v_bytes = Config::block_n * VTile::row_bytes;
   static constexpr int k = q + Config::block_m * QKTile::row_bytes;
-  static constexpr int v = k + Config::stages * k_bytes;
-  static constexpr int tiles_end = v + Config::stages * v_bytes;
+  static constexpr int places = Config::stages + Config::folds;
+  static constexpr int v = k + places * k_bytes;
+  static constexpr int tiles_end = v + places * v_bytes;
   // The output lies over the tiles, once they are done with: as elements, laid out like V, or as floats, a row's RowEnd behind
   // them; 8 floats more keep the four rows that half a warp stores to in different banks. Elements take half of the time
   // and twice the code, which a large head dim cannot afford.
@@ -37,8 +38,9 @@ struct SharedLayout {
 template <class Config, class Variant>
 struct alignas(128) Staged {
   static constexpr Facts facts = Variant::facts;
-  static constexpr int keys_count = facts.has_key ? Config::stages * Config::block_n : 1;
-  static constexpr int diagonals_count = facts.has_diagonal ? Config::stages * Diagonals<Config, Variant>::capacity : 1;
+  static constexpr int places = SharedLayout<Config>::places;
+  static constexpr int keys_count = facts.has_key ? places * Config::block_n : 1;
+  static constexpr int diagonals_count = facts.has_diagonal ? places * Diagonals<Config, Variant>::capacity : 1;
 
   alignas(16) char item[sizeof(typename Variant::Item)];
   alignas(16) char rows[Config::block_m * sizeof(typename Variant::Row)];

@@ -42,6 +42,8 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   constexpr int m_tiles = Scores::m_tiles, q_steps = Config::head_dim / 16;
   static_assert(stages >= 2 && block_n % 16 == 0, "a tile is loaded while another is used; P feeds k16 steps");
   static_assert(block_n <= Config::threads, "a thread computes one key of a tile");
+  constexpr bool folds = Config::folds && !facts.has_screen && !facts.key.present && !facts.value.present;
+  static_assert(!folds || stages == 2, "one tile on its way, one place more than stages");
 
   __shared__ Staged<Config, Variant> staged;
   auto& ranges = staged.ranges;
@@ -55,7 +57,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   const Launch& launch = params.launch;
   const Geometry& g = work.geometry;
   const int row_lo = packed_row(work.row0, work.pack), row_hi = packed_row(work.row0 + work.nrows - 1, work.pack) + 1;
-  const int col_end = work.col0 + work.ncols < g.kv_len ? work.col0 + work.ncols : g.kv_len;
+  int col_end = work.col0 + work.ncols < g.kv_len ? work.col0 + work.ncols : g.kv_len;
   const unsigned shared = shared_address(smem);
   const i64 q_token = 2 * launch.q_stride.token, q_head = 2 * launch.q_stride.head;
   load_packed<Config, block_m, Config::head_dim>(
@@ -133,14 +135,15 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     return col < g.kv_len ? col : g.kv_len - 1;
   };
   const auto wants_key = [](const TileSpan& tile) { return !Variant::facts.key_in_mask_only || tile.partial; };
+  const auto ask = [&](const TileSpan& tile, int stage, KeyRead& read) {
+    load_tile(tile.col, stage);
+    if constexpr (Variant::facts.has_key && Variant::facts.key_reads) {
+      if (threadIdx.x < block_n && wants_key(tile)) read = Variant::read_key(params, item, key_col(tile));
+    }
+  };
   const auto produce = [&](int stage, KeyRead& read) {
     TileSpan next{-1, false};
-    if (tiles.next(next)) {
-      load_tile(next.col, stage);
-      if constexpr (Variant::facts.has_key && Variant::facts.key_reads) {
-        if (threadIdx.x < block_n && wants_key(next)) read = Variant::read_key(params, item, key_col(next));
-      }
-    }
+    if (tiles.next(next)) ask(next, stage, read);
     commit_copies();  // an empty group too: the count of groups in flight stays fixed
     return next;
   };
@@ -157,6 +160,31 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     spans[stage] = produce(stage, read);
     store_key(stage, spans[stage], read);
   }
+  int stage = 0;   // where this warp's tile lies
+  int filled = 0;  // folds: where the last tile lies that was asked for
+  if constexpr (folds) {
+    // A band's first tile has no pair of the item's last rows, and its last tile none of the first rows. Where no warp needs
+    // both of them they are one step: a warp takes the one it needs.
+    const int first = spans[0].col, last = first < 0 ? first : last_tile<block_n>(ranges, first, col_end);
+    const int lane = int(threadIdx.x) & 31;
+    const bool both = lane < Config::warps && meets(staged.warp_ranges[lane], first, first + block_n) &&
+                      meets(staged.warp_ranges[lane], last, col_end);
+    if (__ballot_sync(0xffffffffu, both) == 0 && last > first) {
+      const TileSpan tile{last, true};
+      KeyRead read{};
+      filled = 1;
+      ask(tile, filled, read);
+      commit_copies();
+      store_key(filled, tile, read);
+      tiles.end_at(last);
+      if (meets(staged.warp_ranges[threadIdx.x >> 5], last, col_end)) {
+        spans[0] = tile;
+        stage = filled;
+      } else {
+        col_end = last;
+      }
+    }
+  }
   make_rows();  // read in the loop, after its first barrier
 
   // ---- consumer side -----------------------------------------------------------------------------------------------
@@ -169,6 +197,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
   const unsigned k_lane =
       opaque(shared + Layout::k + QKTile::offset((lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1));
   const unsigned v_lane = shared + Layout::v + VTile::offset(lane & 15, lane >> 4);
+  constexpr bool keeps_v_lane = Scores::values + Outputs::values < 192;  // its register is needed where they take more
 
   float output[Outputs::values];
 #pragma unroll
@@ -194,7 +223,6 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     for (int step = 0; step < q_steps; ++step) load_q(q_registers[step], step);
   }
 
-  int stage = 0;
 #pragma unroll 1
   while (true) {
     // Everyone's share of this tile has landed, and everyone is done with the tile before it, whose stage is to be refilled.
@@ -240,7 +268,7 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
     }
 
     // The next tile's copies start while the products above are still under way.
-    const int refilled = stage == 0 ? stages - 1 : stage - 1;
+    const int refilled = folds ? (filled == stages ? 0 : filled + 1) : stage == 0 ? stages - 1 : stage - 1;
     KeyRead read{};
 #pragma unroll
     for (int i = 0; i < stages - 2; ++i) spans[i] = spans[i + 1];
@@ -271,7 +299,11 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
 
     store_key(refilled, spans[stages - 2], read);  // sooner than the round's end: it frees a register
 
-    const unsigned v_tile = v_lane + stage * Layout::v_bytes;
+    unsigned v_tile = v_lane + stage * Layout::v_bytes;
+    if constexpr (!keeps_v_lane) {
+      const int thread = opaque_thread();
+      v_tile = shared + Layout::v + VTile::offset(thread & 15, thread >> 4 & 1) + stage * Layout::v_bytes;
+    }
 #pragma unroll
     for (int step = 0; step < block_n / 16; ++step) {
       // Two accumulator tiles side by side are one A operand: the layouts coincide. A softmax's weights are at most
@@ -297,7 +329,12 @@ __device__ __forceinline__ void run_item(const typename Variant::Params& params,
         }
       }
     }
-    stage = stage == stages - 1 ? 0 : stage + 1;
+    if constexpr (folds) {
+      stage = filled = refilled;
+      col_end = tiles.col_end;  // of the last tile, before the others, it was further
+    } else {
+      stage = stage == stages - 1 ? 0 : stage + 1;
+    }
   }
 
   end_item(params, staged, scores, output, reduction, smem);

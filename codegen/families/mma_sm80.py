@@ -4,7 +4,7 @@ The kernel is ``mma_sm80.cuh`` beside this file. Knows nothing of the IR: what a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 from attncc.codegen.families import entries
@@ -28,6 +28,7 @@ SHARED_BYTES: Final[Mapping[str, int]] = {
     "sm_100": 227 * 1024,
     "sm_120": 99 * 1024,
 }
+STATIC_BYTES: Final = 5 * 1024  # room for what hooks stage, apart from the tiles
 # KV heads whose row tiles alternate: as many as have keys and values of so many bytes together, of an H200's 50 MB of
 # L2; or as many as are each read by several blocks at once.
 SECTION_BYTES: Final = 32 * 2**20
@@ -54,7 +55,8 @@ class Config:
 
     ``block_m`` packed query rows by ``block_n`` KV columns a tile; ``warps`` share the rows; ``stages`` tiles of K and
     V are in shared memory; ``q_in_registers`` keeps Q's fragments there instead of reading them again for every tile.
-    ``fast_compile`` takes NVVM's minimal level: half of its time, and a loop with a few instructions more.
+    ``fast_compile`` takes NVVM's minimal level: half of its time, and a loop with a few instructions more. ``folds``
+    has room for one tile more: the first and the last one of an item can be one step.
     """
 
     dtype: Dtype
@@ -68,6 +70,7 @@ class Config:
     accuracy: Accuracy
     min_blocks: int
     fast_compile: bool
+    folds: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -82,7 +85,7 @@ class Config:
     def smem_bytes(self) -> int:
         """Dynamic shared memory of a CTA; ``SharedLayout`` in the header computes the same."""
         qk, v = _row_bytes(self.head_dim), _row_bytes(self.head_dim_v)
-        tiles = self.block_m * qk + self.stages * self.block_n * (qk + v)
+        tiles = self.block_m * qk + (self.stages + self.folds) * self.block_n * (qk + v)
         return max(tiles, self.block_m * (self.head_dim_v + 8) * 4)
 
     @property
@@ -151,8 +154,8 @@ _TILES: Final[tuple[tuple[int, int, int, bool, Tile], ...]] = (
     (64, 64, 227, False, Tile(128, 64, 4, 2, q_in_registers=True, min_blocks=2)),
     (64, 64, 99, False, Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2)),
     (64, 64, 99, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
-    # .988 .983 1.013 1.014. 128x64 has 1.00 1.00 1.02 1.02, and spills beside keys; with 8 warps .76 to .84.
-    (128, 128, 227, False, Tile(128, 48, 4, 2, q_in_registers=False, min_blocks=2, fast_compile=True)),
+    # 128x48 .98 1.06 .99 1.10, and takes its place where hooks spill; 128x64 with 8 warps .76 to .84.
+    (128, 128, 227, False, Tile(128, 64, 4, 2, q_in_registers=False, min_blocks=2, fast_compile=True)),
     (128, 128, 227, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1, fast_compile=True)),
     (128, 128, 163, False, Tile(128, 48, 4, 2, q_in_registers=False, min_blocks=2)),
     (128, 128, 163, True, Tile(128, 64, 8, 2, q_in_registers=False, min_blocks=1)),
@@ -213,7 +216,8 @@ def choose(
     precise: bool = False,
     hooks: frozenset[str] = frozenset(),
 ) -> Config:
-    """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks.
+    """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks,
+    "gather" and "band".
 
     Raises ValueError when ``refuse_shape`` has reasons.
     """
@@ -222,7 +226,7 @@ def choose(
         raise ValueError("; ".join(reasons))
     # ptxas takes more registers for sm_100: staged keys spill beside 128 registers of outputs.
     tile = _tile(head_dim, head_dim_v, arch, roomy=bool(hooks & _HEAVY) or arch == "sm_100")
-    return Config(
+    config = Config(
         dtype=dtype,
         head_dim=head_dim,
         head_dim_v=head_dim_v,
@@ -235,6 +239,17 @@ def choose(
         min_blocks=tile.min_blocks,
         fast_compile=tile.fast_compile,
     )
+    if "band" in hooks and config.stages == 2:
+        folded = replace(config, folds=True)
+        if config.min_blocks * (folded.smem_bytes + STATIC_BYTES) <= SHARED_BYTES[arch]:
+            return folded
+    return config
+
+
+def narrower(config: Config) -> Config | None:
+    """What takes the place of a configuration whose kernel spills; None: nothing does."""
+    wide = (config.block_n, config.warps, config.fast_compile) == (64, 4, True)
+    return replace(config, block_n=48) if wide else None
 
 
 def render_config(config: Config) -> str:
@@ -255,6 +270,7 @@ def render_config(config: Config) -> str:
             "struct Config {",
             f"  using Element = attncc::{config.dtype};",
             *lines,
+            f"  static constexpr bool folds = {str(config.folds).lower()};",
             f"  static constexpr bool q_in_registers = {str(config.q_in_registers).lower()};",
             f"  static constexpr attncc::Accuracy accuracy = attncc::Accuracy::{config.accuracy};",
             "};",

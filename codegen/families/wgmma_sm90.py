@@ -178,6 +178,10 @@ def choose(
     )
 
 
+def narrower(config: Config) -> None:
+    """No tile takes the place of one whose kernel does not fit."""
+
+
 def render_config(config: Config) -> str:
     """``struct Config`` of the generated text, and the products it takes."""
     loader, multiplier = config.registers

@@ -34,11 +34,21 @@ def given(name: str, head_dim: int) -> dict[str, object]:
     return dict(ARGUMENTS[name](rng, Sizes(max(ROWS), max(COLS), ROWS, COLS, len(ROWS), KV_HEADS), HEADS))
 
 
-def padded(name: str, dtype: str, head_dim: int, splits: int, family: str | None) -> None:
-    q = torch.randn(len(ROWS), max(ROWS), HEADS, head_dim, device="cuda").to(TORCH[dtype])
-    k, v = (torch.randn(len(ROWS), max(COLS), KV_HEADS, head_dim, device="cuda").to(TORCH[dtype]) for _ in range(2))
+def padded(
+    name: str,
+    dtype: str,
+    head_dim: int,
+    splits: int,
+    family: str | None,
+    *,
+    rows: tuple[int, ...] = ROWS,
+    cols: tuple[int, ...] = COLS,
+    kv_heads: int = KV_HEADS,
+) -> None:
+    q = torch.randn(len(rows), max(rows), HEADS, head_dim, device="cuda").to(TORCH[dtype])
+    k, v = (torch.randn(len(rows), max(cols), kv_heads, head_dim, device="cuda").to(TORCH[dtype]) for _ in range(2))
     bound = example(name)(**{key: on_device(value) for key, value in given(name, head_dim).items()})
-    lens = {"qo_lens": torch.tensor(ROWS, dtype=torch.int32), "kv_lens": torch.tensor(COLS, dtype=torch.int32)}
+    lens = {"qo_lens": torch.tensor(rows, dtype=torch.int32), "kv_lens": torch.tensor(cols, dtype=torch.int32)}
     call = attncc.compile(bound, dtype=dtype, head_dim=head_dim, family=family)
     call(q, k, v, num_splits=splits, **{key: value.cuda() for key, value in lens.items()})
 
@@ -60,6 +70,8 @@ def main() -> None:
     for name in options.examples:
         for number, (dtype, head_dim) in enumerate([("bf16", 64), ("f16", 128)]):
             padded(name, dtype, head_dim, 1 + number, options.family)
+    if "window" in options.examples:  # a head a tile: rows enough for the first and the last tile to be one step
+        padded("window", "bf16", 64, 1, options.family, rows=(200,), cols=(230,), kv_heads=HEADS)
     for name in {"causal", "rope", "sigmoid"} & set(options.examples):
         ragged(name, "bf16", 80, options.family)
     torch.cuda.synchronize()

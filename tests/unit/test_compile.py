@@ -311,6 +311,19 @@ def test_a_kernel_that_spills_gives_way_to_one_that_does_not(
     assert (again.artifact.manifest.family, again.report["cached"], again.report["refused"]) == (taken, True, refused)
 
 
+def test_a_tile_that_spills_gives_way_to_a_narrower_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the family that was forced, too; it is no other family's kernel, and nothing was refused."""
+    made = stages(variant_of(GEMMA2), replace(SPEC, family="mma_sm80"), cache=Cache(tmp_path))
+    narrower = replace(made.choice.config, block_n=48)
+    monkeypatch.setattr(compiling, "_judge", lambda artifact: (True, artifact.manifest.launch.smem < 90_000))
+    assert made.settled.choice.config == narrower
+    assert made.artifact.manifest.launch.smem == narrower.smem_bytes
+    assert made.report["refused"] == {}
+    monkeypatch.setattr(compiling, "_judge", lambda artifact: (True, False))
+    again = stages(variant_of(GEMMA2), replace(SPEC, family="mma_sm80"), cache=Cache(tmp_path))
+    assert again.settled.choice == made.choice
+
+
 def test_vectors_of_another_length_are_refused_at_the_head_dim() -> None:
     half = variant_of("variant v {\n query = query[0 : 64]\n key = key[0 : 64]\n}")
     assert choose(half, replace(SPEC, head_dim=64)).family == FAMILIES[0]

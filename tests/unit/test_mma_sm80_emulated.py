@@ -263,6 +263,50 @@ def check_generated(library: Any, variant: Variant, config: Any) -> None:
             batch.compare(b, expected.out[b, :rows], lse, lse_error=lse_error, slack=slack)
 
 
+BAND = """
+variant v(sink: f32[num_heads], bias: f32[batch, kv_len], const w: i32 = 100) {
+    logits    = score + bias[b, col]
+    mask      = q >= k and q - k < w
+    normalize = softmax(sink = sink[h])
+}
+"""
+BARRIERS = """
+extern "C" __attribute__((visibility("default"))) unsigned barriers() { return emulator::cta_barrier.generation; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "width"),
+    [
+        ({}, 1),
+        ({}, 40),
+        ({}, 65),
+        ({"block_m": 128, "block_n": 64, "warps": 4}, 100),
+        ({"block_m": 128, "block_n": 64, "warps": 8}, 131),
+        ({"block_m": 128, "block_n": 32, "warps": 4}, 64),
+    ],
+    ids=str,
+)
+def test_first_and_last_tiles_of_a_band_are_one_step(tmp_path: Path, change: dict[str, Any], width: int) -> None:
+    """Bands of one tile and of several, wider and narrower than a warp's rows, with keys' values, ragged, in splits."""
+    config = dataclasses.replace(SMALL, accuracy="exact", folds=True, **change)
+    variant = canonicalize(grammar.read(Source("v.attn", BAND)).definitions["v"].instantiate({"w": width}))
+    check_generated(*generated(tmp_path, variant, config))
+
+
+def test_a_folded_item_takes_a_step_less(tmp_path: Path) -> None:
+    """Counted in barriers, of which a step has one: of a window over both ends of 64 rows, and of none."""
+    case = Case((64,), (200,), heads=1)
+    for name, steps in (("gemma2", 1), ("causal", 0)):
+        counts = []
+        for folds in (False, True):
+            config = dataclasses.replace(SMALL, folds=folds)
+            library = emulated.build(tmp_path, f"{name}{folds}", variants.definitions(name, config) + BARRIERS)
+            check(library, name, config, case)
+            counts.append(library.barriers())
+        assert counts[0] - counts[1] == steps, (name, counts)
+
+
 PLACES = """
 extern "C" __attribute__((visibility("default"))) void places(int splits, int kv_heads, int tiles,
                                                              const int* grid, int* out) {
