@@ -124,6 +124,24 @@ __device__ __forceinline__ Interval<int> shr(Interval<int> x, Interval<int> y) {
   return {exact::shr(x.lo, y.lo), exact::shr(x.hi, y.lo)};
 }
 
+// Of what special functions give, whose code is short: right to 2^-22 of it (PTX ISA 9.7.3.13 rcp, 9.7.3.20 lg2; the latter
+// absolutely, near 1), while nothing is subnormal.
+using quick = Fn<Accuracy::fast>;
+constexpr float kNormal = 0x1p-120f, kRelative = 0x1p-20f;
+
+__device__ __forceinline__ Interval<float> widened(float lo, float hi, float absolute) {
+  return fit(lo - (exact::abs(lo) * kRelative + absolute), hi + (exact::abs(hi) * kRelative + absolute));
+}
+// By one positive number.
+__device__ __forceinline__ Interval<float> div(Interval<float> x, Interval<float> y) {
+  if (y.lo != y.hi || !(y.lo >= kNormal) || !(y.hi <= 1.0f / kNormal)) return everything<float>();
+  return widened(quick::div(x.lo, y.lo), quick::div(x.hi, y.lo), kNormal);
+}
+__device__ __forceinline__ Interval<float> log(Interval<float> x) {
+  if (!(x.lo >= kNormal)) return everything<float>();
+  return widened(quick::log(x.lo), quick::log(x.hi), kRelative);
+}
+
 __device__ __forceinline__ Interval<float> to_f32(Interval<int> x) { return {float(x.lo), float(x.hi)}; }
 __device__ __forceinline__ Interval<float> to_f32(Interval<unsigned> x) { return {float(x.lo), float(x.hi)}; }
 __device__ __forceinline__ Interval<float> to_f32(Interval<bool> x) { return {exact::to_f32(x.lo), exact::to_f32(x.hi)}; }

@@ -59,6 +59,8 @@
 //       delta = row - col in storage indices, of a pair the kernel visits. Staged in shared memory. h is the pair's head
 //       when facts.diagonal_per_head, else any head of the group. logits(), weight() and mask() then take one more
 //       argument, `const Diagonal&`, after Key.
+//   static bool settled(const Params&, const Item&, int lo, int hi);
+//       When facts.settles: true only if diagonal() is the same for every delta of lo to hi, of each head.
 //
 // Weights instead of softmax, when facts.has_weight; logits() and sink() are never called:
 //
@@ -185,6 +187,8 @@ struct Facts {
   bool has_screen;  // screen() and what it takes exist
   bool screen_per_head;  // ... and differ from one KV head to the next
   bool key_in_mask_only;  // logits() and weight() do not read Key: a full tile needs none
+  bool settles;  // settled() exists
+  bool has_special;  // in logits() the score goes through a special function
 };
 
 // One value, or one per request. T is a 4-byte value type (a bool travels as int).

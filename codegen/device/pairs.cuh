@@ -113,9 +113,14 @@ struct Pairs {
   int base;  // of all columns of the thread
   const typename Variant::Key* keys;
   const Diagonal* diagonals[Fragment::rows];
+  const Diagonal* own_diagonal;  // of the first row and column, where no heads are packed
 
   __device__ __forceinline__ Pairs(const Fragment& fragment, const TileView<Variant, Diagonal>& view)
-      : view(view), item(view.item), base(view.col0 + fragment.first_col()), keys(view.keys + fragment.first_col()) {
+      : view(view),
+        item(view.item),
+        base(view.col0 + fragment.first_col()),
+        keys(view.keys + fragment.first_col()),
+        own_diagonal(view.diagonals + (fragment.row(0) + cols - 1 - fragment.first_col())) {
 #pragma unroll
     for (int slot = 0; slot < Fragment::rows; ++slot) {
       const int i = fragment.row(slot);
@@ -131,9 +136,10 @@ struct Pairs {
     return facts.has_key ? keys[step] : typename Variant::Key();
   }
 
-  // Scores become weights, or logits relative to reference[slot]. Column by column: the pairs of a column share its key.
-  template <class Reference>
-  __device__ __forceinline__ void make(float (&s)[Fragment::values], const Reference& reference) const {
+  // Scores become last(weight), or last(logit relative to reference[slot]). Column by column: the pairs of a column share its
+  // key.
+  template <class Reference, class Last>
+  __device__ __forceinline__ void make(float (&s)[Fragment::values], const Reference& reference, Last last) const {
 #pragma unroll
     for (int n = 0; n < Fragment::row_values; ++n) {
       const Column col(base, Fragment::step(Fragment::value(0, n)));
@@ -141,12 +147,49 @@ struct Pairs {
 #pragma unroll
       for (int slot = 0; slot < Fragment::rows; ++slot) {
         float& x = s[Fragment::value(slot, n)];
-        const auto& row = rows[slot];
         if constexpr (facts.has_diagonal)
-          x = pair_value<Variant>(x, reference[slot], item, row, view.tile, of_col, diagonals[slot][-col.step],
-                                  row_index[slot], col);
+          x = last(pair_value<Variant>(x, reference[slot], item, rows[slot], view.tile, of_col,
+                                       diagonals[slot][-col.step], row_index[slot], col));
         else
-          x = pair_value<Variant>(x, reference[slot], item, row, view.tile, of_col, row_index[slot], col);
+          x = last(pair_value<Variant>(x, reference[slot], item, rows[slot], view.tile, of_col, row_index[slot], col));
+      }
+    }
+  }
+
+  // The same where the tile's rows are consecutive ones of one head: a thread's rows are 8 apart, and so are its columns of two
+  // accumulator tiles side by side, so that every value of a diagonal but the ends serves twice.
+  template <class Reference, class Last>
+  __device__ __forceinline__ void make_unpacked(float (&s)[Fragment::values], const Reference& reference,
+                                                Last last) const {
+    static_assert(Fragment::rows == 2, "rows 8 apart");
+    Diagonal above[2] = {own_diagonal[8], own_diagonal[7]};
+#pragma unroll
+    for (int n = 0; n < Fragment::row_values; ++n) {
+      const Column col(base, Fragment::step(Fragment::value(0, n)));
+      const typename Variant::Key of_col = key(col.step);
+      const Diagonal here = own_diagonal[-col.step];
+      float &x = s[Fragment::value(0, n)], &y = s[Fragment::value(1, n)];
+      x = last(pair_value<Variant>(x, reference[0], item, rows[0], view.tile, of_col, here, row_index[0], col));
+      y = last(pair_value<Variant>(y, reference[1], item, rows[1], view.tile, of_col, above[n & 1], row_index[1], col));
+      above[n & 1] = here;
+    }
+  }
+
+  // The same where every diagonal of a head has one value.
+  template <class Reference, class Last>
+  __device__ __forceinline__ void make_settled(float (&s)[Fragment::values], const Reference& reference, Last last) const {
+    Diagonal of_row[Fragment::rows];
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) of_row[slot] = *diagonals[slot];
+#pragma unroll
+    for (int n = 0; n < Fragment::row_values; ++n) {
+      const Column col(base, Fragment::step(Fragment::value(0, n)));
+      const typename Variant::Key of_col = key(col.step);
+#pragma unroll
+      for (int slot = 0; slot < Fragment::rows; ++slot) {
+        float& x = s[Fragment::value(slot, n)];
+        x = last(pair_value<Variant>(x, reference[slot], item, rows[slot], view.tile, of_col, of_row[slot],
+                                     row_index[slot], col));
       }
     }
   }
@@ -163,12 +206,11 @@ struct Pairs {
 #pragma unroll
       for (int slot = 0; slot < Fragment::rows; ++slot) {
         float& x = s[Fragment::value(slot, n)];
-        const auto& row = rows[slot];
         bool keep = inside;
         if constexpr (facts.has_mask && facts.has_diagonal)
-          keep = keep & Variant::mask(item, row, of_col, diagonals[slot][again - col.step], row_index[slot], col);
+          keep = keep & Variant::mask(item, rows[slot], of_col, diagonals[slot][again - col.step], row_index[slot], col);
         else if constexpr (facts.has_mask)
-          keep = keep & Variant::mask(item, row, of_col, row_index[slot], col);
+          keep = keep & Variant::mask(item, rows[slot], of_col, row_index[slot], col);
         x = keep ? x : (facts.has_weight ? 0.0f : -infinity());
       }
     }
@@ -180,7 +222,7 @@ template <class Variant, class Fragment, class Diagonal>
 __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragment& fragment, bool partial,
                                       const TileView<Variant, Diagonal>& view) {
   const Pairs<Variant, Fragment, Diagonal> pairs(fragment, view);
-  pairs.make(s, NoReference());
+  pairs.make(s, NoReference(), [](float x) { return x; });
   // Runs at most once: see opaque_zero.
 #pragma unroll 1
   for (int left = partial; left; left = opaque_zero()) {

@@ -132,6 +132,9 @@ struct Softmax : SoftmaxRule<accuracy> {
     for (int slot = 0; slot < Fragment::rows; ++slot) l[slot] += sums[slot][0] + sums[slot][1];
   }
 
+  // What a row's logits are weighed against.
+  __device__ __forceinline__ float reference(int slot) const { return SoftmaxRule<accuracy>::reference(m[slot]); }
+
   // Whether every row has met an attended pair.
   __device__ __forceinline__ bool settled() const {
     bool all = true;
@@ -151,8 +154,6 @@ template <class Fragment, Accuracy accuracy>
 struct RelativeSoftmax : Softmax<Fragment, accuracy> {
   using Softmax<Fragment, accuracy>::m;
   using Softmax<Fragment, accuracy>::l;
-
-  __device__ __forceinline__ float reference(int slot) const { return SoftmaxRule<accuracy>::reference(m[slot]); }
 
   __device__ __forceinline__ void raise(float (&s)[Fragment::values], float (&factor)[Fragment::rows], float,
                                         float) {

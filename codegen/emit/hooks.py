@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 from attncc.codegen.emit.columns import by_step
 from attncc.codegen.emit.diagonals import OnDiagonal, by_diagonal
+from attncc.codegen.emit.expressions import score_dependent
 from attncc.codegen.emit.params import over_tokens
 from attncc.codegen.emit.positions import COL, COL_STEP, positions
 from attncc.codegen.emit.screen import ScreenHook, screen_hook
-from attncc.codegen.emit.stages import split_loads
+from attncc.codegen.emit.stages import TRANSCENDENTAL, split_loads
 from attncc.codegen.emit.vectors import VectorHook, vector_hook, with_reads
 from attncc.codegen.emit.views import Element, Fetch
-from attncc.ir.nodes import INPUTS, Binary, Branch, Expr, Input, Param, Select, Variant
+from attncc.ir.nodes import INPUTS, Binary, Branch, Expr, Input, Param, Select, Unary, Variant
 from attncc.ir.types import Type
 from attncc.ir.walk import substitute, walk
 from attncc.passes.scale import fold_scale, fold_sink, fold_weight
@@ -33,13 +34,14 @@ SM_SCALE = Param("$sm_scale", Type.F32)  # the block's value, uniform over heads
 class Hooks:
     """The hooks as a kernel evaluates them: storage indices, the log2 domain, ``score`` the raw dot product.
 
-    Either ``logits`` (``plain``: it only scales) and perhaps ``sink``, or ``weight``, which is not in the log2 domain,
-    and perhaps ``normalize``. ``vectors`` by the vector they transform (query, key, value,
-    out), and as they were ``written``.
+    Either ``logits`` (``plain``: it only scales; ``special``: the score goes through a special function) and perhaps
+    ``sink``, or ``weight``, which is not in the log2 domain, and perhaps ``normalize``. ``vectors`` by the vector they
+    transform (query, key, value, out), and as they were ``written``.
     """
 
     logits: Expr | None
     plain: bool
+    special: bool
     mask: Expr | None
     sink: Expr | None
     weight: Expr | None
@@ -102,6 +104,7 @@ def kernel_hooks(variant: Variant) -> Hooks:
     return Hooks(
         logits=None if weighted else made if plain else _relative(made),
         plain=plain,
+        special=not weighted and any(_is_special(node) for node in score_dependent([made])),
         mask=None if mask is None else by_step(to_kernel(mask)),
         sink=None if sink is None else to_kernel(sink),
         weight=made if weighted else None,
@@ -110,6 +113,10 @@ def kernel_hooks(variant: Variant) -> Hooks:
         written=written,
         screen=screen_hook(None if mask is None else positions(mask), tokens),
     )
+
+
+def _is_special(node: Expr) -> bool:
+    return isinstance(node, Unary | Binary) and node.op in TRANSCENDENTAL
 
 
 def _relative(logits: Expr) -> Expr:

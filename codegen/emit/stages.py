@@ -81,8 +81,8 @@ class Plan:
 
 # What a node costs a thread, in instructions of full rate, roughly; the rest counts 1. Special functions run at a
 # quarter of that rate or less (CUDA programming guide, "arithmetic instructions", throughput by capability).
-_TRANSCENDENTAL = {"exp", "exp2", "log", "log2", "log1p", "tanh", "sigmoid", "softplus", "sin", "cos", "erf", "pow"}
-_SPECIAL = _TRANSCENDENTAL | {"sqrt", "rsqrt", "div", "floordiv", "mod"}
+TRANSCENDENTAL = {"exp", "exp2", "log", "log2", "log1p", "tanh", "sigmoid", "softplus", "sin", "cos", "erf", "pow"}
+_SPECIAL = TRANSCENDENTAL | {"sqrt", "rsqrt", "div", "floordiv", "mod"}
 _STAGING = 6  # the shared-memory read of a staged value, with its address, costs about this
 
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from attncc.codegen.emit.diagonals import DELTA
 from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
@@ -19,6 +20,7 @@ from attncc.codegen.emit.params import STORAGE_CTYPE, Block, Names, layout
 from attncc.codegen.emit.positions import COL, COL_BASE, COL_STEP, ROW
 from attncc.codegen.emit.ranges import range_count, write_ranges
 from attncc.codegen.emit.screen import is_read_by_column, write_bounds, write_program
+from attncc.codegen.emit.settled import settling, write_settled
 from attncc.codegen.emit.stages import Member, Plan, key_reads, pair_cost, plan, value_name
 from attncc.codegen.emit.text import Text
 from attncc.codegen.emit.vectors import LENGTHS, VectorHook, kept, reads
@@ -72,19 +74,21 @@ class Screening:
 @dataclass(frozen=True)
 class VariantSource:
     """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``; ``screen``: the launch
-    rule's terms of a Variant that has one. ``transformed``: of q, k and v, those on which it has a hook."""
+    rule's terms of a Variant that has one. ``transformed``: of q, k and v, those on which it has a hook. ``settles``:
+    its values of row − col may."""
 
     text: Text
     block: Block
     screen: Screening | None
     transformed: tuple[str, ...] = ()
+    settles: bool = False
 
 
 def emit_variant(variant: Variant) -> VariantSource:
     """The C++ of a canonical variant whose hooks are within hooks.SERVES."""
     writer = _Writer(variant)
     transformed = tuple(name[0] for name in ("query", "key", "value") if name in writer.hooks.vectors)
-    return VariantSource(writer.write(), writer.block, writer.screening, transformed)
+    return VariantSource(writer.write(), writer.block, writer.screening, transformed, bool(writer.settling))
 
 
 class _Writer:
@@ -161,6 +165,8 @@ class _Writer:
             (true[hooks.screen is not None], "has_screen"),
             (true[self.screen_per_head], "screen_per_head"),
             (true[self.key_in_mask_only], "key_in_mask_only"),
+            (true[bool(self.settling)], "settles"),
+            (true[hooks.special], "has_special"),
         ]
         while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
             values.pop()
@@ -183,6 +189,10 @@ class _Writer:
     @property
     def diagonal_per_head(self) -> bool:
         return any("h" in axes(member.expr) for member in self.plan.diagonal)
+
+    @cached_property
+    def settling(self) -> tuple[Expr, ...]:
+        return settling(member.expr.operands[0] for member in self.plan.diagonal)
 
     @property
     def screening(self) -> Screening | None:
@@ -299,6 +309,11 @@ class _Writer:
         given: dict[Expr, str] = {DELTA: "delta", Coord("h"): "h"}
         arguments = "int h, int delta"
         self._stage_function("Diagonal diagonal", arguments, members, lambda node: given.get(node) or item_leaf(node))
+        if not self.settling:
+            return
+        self.out.add()
+        with self.out.block(f"{_INLINE} bool settled(const Params& params, const Item& item, int lo, int hi)"):
+            write_settled(self.out, self.settling, self._emitter(self.out, item_leaf, "params.").values)
 
     def _stage_function(self, name: str, arguments: str, members: tuple[Member, ...], leaf: Leaf) -> None:
         self.out.add()

@@ -49,9 +49,10 @@ constexpr int kLoaders = 128, kHelpers = 96;  // threads of the loading warpgrou
 // What a K stage holds, in one word: the columns from col on, below 2^28, and flags.
 struct StageSpan {
   int word;
-  __device__ __forceinline__ int col() const { return word >> 3; }
+  __device__ __forceinline__ int col() const { return (word & 0x7fffffff) >> 3; }
 };
 constexpr int kPartial = 1, kLast = 2, kTail = 4;  // kTail: rows of V past the columns' end may hold anything
+constexpr int kSettled = -0x7fffffff - 1;  // a head's values of row - col are one; the stagers say so beside them
 
 // An item, as its loaders left it for the consumers. Raw bytes: an Item or Row may have constructors.
 template <class Config, class Variant>
@@ -109,6 +110,7 @@ struct alignas(1024) Shared {
   alignas(16) float vectors[staged_vectors][Variant::facts.output.across ? Config::head_dim_v : 1];
   ItemSlot<Config, Variant> slots[Config::slots];
   alignas(16) char keys[(Variant::facts.has_key ? value_stages * Config::block_n : 1) * sizeof(typename Variant::Key)];
+  int settled[value_stages];  // kSettled or 0: of the tile whose values these are
   alignas(16) char diagonals[(Variant::facts.has_diagonal ? value_stages * diagonal_capacity : 1) * sizeof(Diagonal)];
 };
 

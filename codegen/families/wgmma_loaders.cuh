@@ -227,13 +227,19 @@ __device__ __forceinline__ void load_queries(const Shared<Config, Variant>& shar
 template <class Config, class Variant>
 __device__ __forceinline__ void stage_values(const typename Variant::Params& params,
                                              const ItemSlot<Config, Variant>& slot, Shared<Config, Variant>& shared,
-                                             int helper, Ring<Config::stages>& ring,
+                                             int stager, Ring<Config::stages>& ring,
                                              Ring<Shared<Config, Variant>::value_stages>& values) {
   constexpr Facts facts = Variant::facts;
-  constexpr int block_n = Config::block_n;
+  constexpr int block_n = Config::block_n, stagers = Shared<Config, Variant>::stagers;
   using Diagonal = typename Shared<Config, Variant>::Diagonal;
   const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
   const int last = slot.work.geometry.kv_len - 1;
+  // Where heads are not packed, diagonals are staged of all rows that a tile may have.
+  const int rows = slot.work.pack == 1 ? Config::block_m : slot.row_hi - slot.row_lo, deltas = rows + block_n - 1;
+  int settled_from = 0x7fffffff;  // from this diagonal on, all of the item's have one value
+  int alike = 0;                  // how many tiles had it
+  constexpr int kNone = 1 << 30;
+  int first_before = kNone;  // the first diagonal of the tile before, if its values differ
   ItemTiles<Config, Variant> tiles(params.launch, slot);
   TileSpan span;
 #pragma unroll 1
@@ -243,7 +249,7 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
     if constexpr (facts.has_key) {
       auto* keys = reinterpret_cast<typename Variant::Key*>(shared.keys) + values.stage * block_n;
 #pragma unroll 1
-      for (int i = real ? helper : block_n; i < block_n; i += Shared<Config, Variant>::stagers) {
+      for (int i = real ? stager : block_n; i < block_n; i += stagers) {
         const int col = span.col + i < last ? span.col + i : last;
         if constexpr (facts.key_reads)
           keys[i] = Variant::key(params, item, Variant::read_key(params, item, col), col);
@@ -252,18 +258,40 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
       }
     }
     if constexpr (facts.has_diagonal) {
-      auto* diagonals =
-          reinterpret_cast<Diagonal*>(shared.diagonals) + values.stage * Shared<Config, Variant>::diagonal_capacity;
-      const int deltas = slot.row_hi - slot.row_lo + block_n - 1, first = slot.row_lo - (span.col + block_n - 1);
-      const int count = real ? (facts.diagonal_per_head ? slot.work.pack : 1) * deltas : 0;
+      const auto of_stage = [&](int stage) {
+        return reinterpret_cast<Diagonal*>(shared.diagonals) + stage * Shared<Config, Variant>::diagonal_capacity;
+      };
+      Diagonal* const diagonals = of_stage(values.stage);
+      const int first = slot.row_lo - (span.col + block_n - 1), heads = facts.diagonal_per_head ? slot.work.pack : 1;
+      bool same = false;
+      if constexpr (facts.settles) {
+        if (first < settled_from && Variant::settled(params, item, first, slot.row_lo + rows - 1 - slot.work.col0))
+          settled_from = first;
+        same = first >= settled_from;
+        if (stager == 0) shared.settled[values.stage] = same ? kSettled : 0;
+      }
+      // One value for all of the item's tiles from here on: there already, once it was written to every stage.
+      alike = same ? alike + 1 : 0;
+      // What a tile has in common with the one before it: a thread finds what it wrote itself.
+      const Diagonal* const before = of_stage(values.stage == 0 ? Shared<Config, Variant>::value_stages - 1 : values.stage - 1);
+      const int shift = first - first_before;
+      first_before = same ? kNone : first;
+      const bool idle = !real || alike > Shared<Config, Variant>::value_stages;
 #pragma unroll 1
-      for (int i = helper; i < count; i += Shared<Config, Variant>::stagers) {
-        const int head = i / deltas;
-        diagonals[i] = Variant::diagonal(params, item, slot.work.h0 + head, first + i - head * deltas);
+      for (int head = idle ? heads : 0; head < heads; ++head) {
+        Diagonal value;
+#pragma unroll 1
+        for (int i = stager; i < deltas; i += stagers) {
+          if (shift % stagers == 0 && unsigned(i + shift) < unsigned(deltas))
+            value = before[head * deltas + i + shift];
+          else if (!same || i == stager)
+            value = Variant::diagonal(params, item, slot.work.h0 + head, first + i);
+          diagonals[head * deltas + i] = value;
+        }
       }
     }
     wait<Config::checked>(shared_address(&shared.k_empty[ring.stage]), ring.parity ^ 1);
-    arrive(shared_address(&shared.k_full[ring.stage]));
+    arrive_warp(shared_address(&shared.k_full[ring.stage]));
     ring.advance();
     values.advance();
   }

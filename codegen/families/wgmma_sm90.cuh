@@ -20,7 +20,7 @@
 //   q_empty      of each consumer; an arrival a warp, after the item's last product with Q, or once it is sure that none is
 //                done again. Likewise seen before these rows
 //                are loaded again, and q_full's next phase ends only then: so no consumer is left behind by two.
-//   k_full       TMA's bytes (and 64 arrivals where hooks stage values): K tile, span, staged values.
+//   k_full       TMA's bytes (and an arrival of each warp that stages values): K tile, span, staged values.
 //   k_empty      an arrival a consumer warp: done with them.
 //   v_full, v_empty   likewise for V.
 //   next_wanted  one arrival an item, when K is asked for a few tiles from its end. Before, no other item is taken from those
@@ -326,6 +326,7 @@ constexpr float kLargestSum = 256.0f;
 // Where a consumer is: in an item's first tile; behind the first of all; in the last of all; behind it; before all of the
 // item's rows have met an attended pair.
 constexpr unsigned kOpens = 1, kBegun = 2, kEnds = 4, kFinished = 8, kUnsettled = 16;
+constexpr unsigned kUnpacked = 32;  // in all items: no heads are packed
 
 template <class Config, class Variant>
 __device__ __forceinline__ void multiply_items(const typename Variant::Params& params, Shared<Config, Variant>& shared,
@@ -350,8 +351,11 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   constexpr bool steady = relative || (Config::steady && plain);
   constexpr bool keeps_q = steady && Config::q_stages > 1;
   constexpr unsigned kEarly = keeps_q ? 0 : kLast;  // a tile before whose exponentials Q is given back
+  // What is added to scores is added beside the exponentials, where a tile needs neither mask nor maximum. Where a special
+  // function comes before the exponential, it takes as long anyhow.
+  constexpr bool late = relative && !facts.has_special;
   using Reduction =
-      typename ReductionOf<facts.has_weight, Config::accuracy, bounded, relative>::template Running<Scores>;
+      typename ReductionOf<facts.has_weight, Config::accuracy, bounded, relative && !late>::template Running<Scores>;
   constexpr bool staged = Shared<Config, Variant>::staged;
 
   const int thread = int(threadIdx.x) - kLoaders;
@@ -362,7 +366,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   const u64 k_tiles = descriptor(base + Layout::k, 16, 1024);
   const u64 v_tiles = descriptor(base + Layout::v, VTile::panel_bytes, 1024);
   // Which thread it is is asked again wherever it matters, but for the hooks: of the registers, products take 196 of 224.
-  const Scores scores(thread);
+  const Scores scores(late ? int(opaque(unsigned(thread))) : thread);
 
   float s[Scores::values], output[Outputs::values];
   unsigned p[block_n / 16][4];
@@ -394,13 +398,18 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   if (shared.slots[0].stop) return;
   if (consumers > 1 && group == consumers - 1) arrive_named<256>(kTurn);  // the first turn is consumer 0's
   wait<false>(shared_address(&shared.k_full[0]), 0);
-  StageSpan span{uniform_of(shared.spans[0].word)};
+  // What a stage of K holds, and a stage of values.
+  const auto word_of = [&](int stage, int of_values) {
+    return shared.spans[stage].word | (facts.settles ? shared.settled[of_values] : 0);
+  };
+  StageSpan span{uniform_of(word_of(0, 0))};
   fence_products();
   multiply_k();
   wait_products<0>();
   pin(s);
   Reduction reduction;
   unsigned status = kOpens | kUnsettled;
+  if (late && facts.has_diagonal && uniform_of(shared.slots[0].work.pack) == 1) status |= kUnpacked;
 
   // On top of the loop S is done, and the product of the tile before it with V may be running. Behind the last tile it is
   // gone through once more with a tile that is none, for the output of the last item. What seldom happens is asked for
@@ -417,6 +426,8 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     }
     Ring<Config::stages> k_next = k_ring;
     k_next.advance();
+    Ring<Shared<Config, Variant>::value_stages> value_next = values;
+    value_next.advance();
     Ring<Config::slots> slot_next = slots;
     slot_next.advance();
     Ring<Config::q_stages> q_next = q_ring;
@@ -447,18 +458,19 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           span.col(),
           Softmaxes<Config, Variant>::descends ? shared.ends[k_ring.stage] : slot.col_end};
       using TilePairs = Pairs<Variant, Scores, Diagonal>;
-      if constexpr (relative) {
+      if constexpr (relative && !late) {
         float reference[Scores::rows];
 #pragma unroll
         for (int i = 0; i < Scores::rows; ++i) reference[i] = reduction.reference(i);
-        TilePairs(scores, view).make(s, reference);
-      } else if constexpr (!plain) {
-        TilePairs(scores, view).make(s, NoReference());
+        TilePairs(scores, view).make(s, reference, [](float x) { return x; });
+      } else if constexpr (!plain && !late) {
+        TilePairs(scores, view).make(s, NoReference(), [](float x) { return x; });
       }
       // A loop that runs at most once, as values that it changes stay where they are: see opaque_zero.
-      const unsigned seldom = unsigned(span.word & (kPartial | kEarly)) | (status & kUnsettled) | again;
+      unsigned seldom = unsigned(span.word & (kPartial | kEarly)) | (status & kUnsettled) | again;
+      if (late && facts.has_diagonal && !(status & kUnpacked) && span.word >= 0) seldom = 1;
 #pragma unroll 1
-      for (unsigned left = seldom; left; left = opaque_zero()) {
+      for (unsigned left = late ? 0 : seldom; left; left = opaque_zero()) {
         if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_ring.stage][group]);
         // Kept from the first time, staged values would take a register for each pair.
         const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
@@ -480,7 +492,36 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       // Exponentials run beside the product before. What makes them stay there: the wait for the next tile of K, which is
       // there as a rule, asks whether the last ones are a NaN that no exponential is. Sums wait: an addition that follows
       // its exponential closely holds the next ones up.
-      reduction.weigh(s, scale);
+      if constexpr (late) {
+        const auto weight = [](float x) { return Fn<Config::accuracy>::exp2(x); };
+        float reference[Scores::rows];
+#pragma unroll
+        for (int i = 0; i < Scores::rows; ++i) reference[i] = reduction.reference(i);
+        if (seldom) {
+          if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_ring.stage][group]);
+          TilePairs(Scores(opaque_thread() - kLoaders), view).make(s, NoReference(), [](float x) { return x; });
+          // Kept from the first time, staged values would take a register for each pair.
+          const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
+#pragma unroll 1
+          for (int some = span.word & kPartial; some; some = opaque_zero())
+            TilePairs(Scores(opaque_thread() - kLoaders), view).mask(s, anew);
+          raised = again || (last && !keeps_q) || (status & kUnsettled);
+          if (raised) {
+            reduction.raise(s, factor, 1.0f, 0.0f);
+            if (__all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
+          }
+          reduction.weigh(s, 1.0f);
+        } else if constexpr (facts.has_diagonal) {
+          if (facts.settles && span.word < 0)
+            TilePairs(scores, view).make_settled(s, reference, weight);
+          else
+            TilePairs(scores, view).make_unpacked(s, reference, weight);
+        } else {
+          TilePairs(scores, view).make(s, reference, weight);
+        }
+      } else {
+        reduction.weigh(s, scale);
+      }
       pin(s);
       unsigned never = 0;
 #pragma unroll
@@ -488,7 +529,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       jitter<Config::jittered>();
       if (!last && !(status & kFinished)) {
         wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
-        next_word = shared.spans[k_next.stage].word;
+        next_word = word_of(k_next.stage, value_next.stage);
       }
       wait_products<0>();
       pin(output);
@@ -524,7 +565,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           status |= kEnds;
         else
           wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity);
-        next_word = shared.spans[k_next.stage].word;
+        next_word = word_of(k_next.stage, value_next.stage);
       }
       if constexpr (!steady) {
         break;
@@ -558,7 +599,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     const bool tail = (span.word & kTail) != 0;
     const int col = span.col();
     k_ring = k_next;
-    if constexpr (staged) values.advance();
+    if constexpr (staged) values = value_next;
     if (last) q_ring = q_next;
     span.word = uniform_of(next_word);
     if constexpr (consumers > 1) sync_named<256>(kTurn + group);
@@ -641,7 +682,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& block,
     }
 #pragma unroll 1
     for (int stage = 0; stage < Config::stages; ++stage) {
-      init_barrier(shared_address(&shared.k_full[stage]), 1 + Shared<Config, Variant>::stagers);
+      init_barrier(shared_address(&shared.k_full[stage]), 1 + Shared<Config, Variant>::stagers / 32);
       init_barrier(shared_address(&shared.k_empty[stage]), warps);
       init_barrier(shared_address(&shared.v_full[stage]), 1);
       init_barrier(shared_address(&shared.v_empty[stage]), warps);

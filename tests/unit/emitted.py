@@ -33,7 +33,9 @@ CONFIG = """struct Config {{
 }};"""
 _FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-Werror=narrowing")
 _HEADERS = (*HEADERS, SCREEN_HEADER)
-_INCLUDES = "#include <cstddef>\n#include <cstdlib>\n" + "".join(f'#include "{header}"\n' for header in _HEADERS)
+_INCLUDES = "#include <cstddef>\n#include <cstdlib>\n#include <cstring>\n" + "".join(
+    f'#include "{header}"\n' for header in _HEADERS
+)
 
 # What a test calls, for the variant in namespace {ns}.
 _CALLS = """
@@ -86,6 +88,24 @@ extern "C" float {ns}_logit_bound() {{ return {ns}::Variant::facts.logit_bound; 
 extern "C" void {ns}_offsets(long long* out) {{
   *out++ = sizeof({ns}::Params);
   {offsets}
+}}
+"""
+
+# Of diagonals lo to hi: bit 0, whether they are settled; bit 1, whether every head's are the same all over.
+_SETTLED = """
+extern "C" int {ns}_settled(const {ns}::Params* params, const int* at, int lo, int hi) {{
+  using V = {ns}::Variant;
+  const attncc::Work work = {ns}_work(*params, at);
+  const V::Item item = V::item(*params, work);
+  bool same = true;
+  for (int h = work.hk * params->launch.group; h < (work.hk + 1) * params->launch.group; ++h) {{
+    const V::Diagonal first = V::diagonal(*params, item, h, lo);
+    for (int delta = lo; delta <= hi; ++delta) {{
+      const V::Diagonal other = V::diagonal(*params, item, h, delta);
+      same = same && std::memcmp(&first, &other, sizeof(first)) == 0;
+    }}
+  }}
+  return int(V::settled(*params, item, lo, hi)) + 2 * int(same);
 }}
 """
 
@@ -261,6 +281,13 @@ class Emitted:
         assert count <= most
         return [(out[3 * i], out[3 * i + 1], out[3 * i + 2]) for i in range(count)]
 
+    def settled(self, case: Case, b: int, hk: int, lo: int, hi: int) -> tuple[bool, bool]:
+        """Of diagonals lo to hi: whether they are said to have one value, and whether they do."""
+        at = (ctypes.c_int * 4)(b, hk, int(case.call.qo_lens[b]), int(case.call.kv_lens[b]))
+        with parameter_block(self.source, case) as block:
+            found = self.library[f"{self.namespace}_settled"](block, at, lo, hi)
+        return bool(found & 1), bool(found & 2)
+
     @property
     def has_screen(self) -> bool:
         return self.source.screen is not None
@@ -311,6 +338,8 @@ def compile_variants(variants: Sequence[Variant], folder: Path, *, head_dim: int
         parts.append(_vector_calls(namespace, variant))
         if source.screen is not None:
             parts.append(_SCREEN.format(ns=namespace))
+        if source.settles:
+            parts.append(_SETTLED.format(ns=namespace))
         sources.append(source)
     path = folder / "variants.cpp"
     path.write_text("".join(parts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,31 @@ def test_dear_values_of_a_diagonal_are_computed_once(compiled: dict[str, emitted
     assert {name for name, text in texts.items() if "has_diagonal */ true" in text} == DIAGONAL
     pairs = texts["t5_bias-t5_bias"].partition("float logits(")[2]
     assert not any(call in pairs for call in ("log(", "load(", "element("))
+
+
+def test_settled_diagonals_have_one_value(compiled: dict[str, emitted.Emitted]) -> None:
+    """Whatever is said to be settled is, and what lies behind a table's end, or in the last bucket, is said to be."""
+    settling = {name: variant for name, variant in compiled.items() if variant.source.settles}
+    assert {"relative", "t5_bias-t5_bias", "v27_t5_bias-t5_encoder"} <= settling.keys() <= DIAGONAL
+    for name, variant in settling.items():
+        rng = np.random.default_rng(5)
+        for seed in range(4):
+            case = emit_cases.random_case(variant.variant, seed)
+            for _ in range(30):
+                lo = int(rng.integers(-300, 300))
+                said, same = variant.settled(case, 0, 0, lo, lo + int(rng.integers(0, 200)))
+                assert same or not said, name
+    relative = settling["relative"]
+    case = emit_cases.random_case(relative.variant, 1)
+    assert relative.settled(case, 0, 0, 1 << 16, (1 << 16) + 300) == (True, True)
+    buckets = settling["t5_bias-t5_bias"]
+    case = emit_cases.random_case(buckets.variant, 1)
+    heads, rng = case.call.sizes.num_heads, np.random.default_rng(6)
+    call = dataclasses.replace(case.call, params={"max_distance": 128})
+    case = emitted.Case(call, {"bias": rng.normal(size=(heads, 32)).astype(np.float32)}, case.sm_scale)
+    ahead = int(call.q_starts[0]) - int(call.k_starts[0])
+    assert buckets.settled(case, 0, 0, 128 - ahead, 10_000) == (True, True)
+    assert buckets.settled(case, 0, 0, 100 - ahead, 10_000) == (False, False)
 
 
 TRANSFORMED = [name for name, variant in EXAMPLES.items() if emitted.kernel_hooks(canonicalize(variant)).vectors]

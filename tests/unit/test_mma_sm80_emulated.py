@@ -220,19 +220,20 @@ def generated(folder: Path, variant: Variant, config: mma_sm80.Config) -> tuple[
     return emulated.build(folder, variant.name, text, generated=True), variant, config
 
 
-def check_generated(library: Any, variant: Variant, config: Any) -> None:
+def check_generated(library: Any, variant: Variant, config: Any, sizes: Sizes = SIZES) -> None:
     """Runs a variant on a padded batch, and on a ragged one in three splits, and compares with float64."""
     source = emit_variant(variant)
-    padded = emit_cases.random_case(variant, 1, SIZES)
+    padded = emit_cases.random_case(variant, 1, sizes)
     for case, splits in ((padded, 0), (emit_cases.ragged(padded), 3)):
         call = case.call
         lens = (call.qo_lens.tolist(), call.kv_lens.tolist())
-        batch = emulated.Batch.make(config, *lens, SIZES.num_heads, SIZES.num_kv_heads, ragged=splits > 0)
+        batch = emulated.Batch.make(config, *lens, sizes.num_heads, sizes.num_kv_heads, ragged=splits > 0)
         with emitted.parameter_block(source, case) as block:
             assert block.value is not None
             batch.run(library, block.value, splits=splits)
-        inputs = [np.zeros((3, tokens, heads, 64)) for tokens, heads in ((70, 4), (140, 2), (140, 2))]
-        for b in range(SIZES.batch):
+        stored = ((sizes.qo_len, sizes.num_heads), *[(sizes.kv_len, sizes.num_kv_heads)] * 2)
+        inputs = [np.zeros((sizes.batch, tokens, heads, sizes.head_dim)) for tokens, heads in stored]
+        for b in range(sizes.batch):
             for array, part in zip(inputs, batch.stored(b), strict=True):
                 array[b, : len(part)] = part.astype(np.float64)
         expected, eager = (

@@ -291,6 +291,8 @@ extern "C" int violations(int i) {
     case 24: return COUNT_ONE(float, abs);
     case 25: return COUNT_ONE(float, to_i32);
     case 26: return COUNT_ONE(float, to_bool);
+    case 27: return COUNT(float, div);
+    case 28: return COUNT_ONE(float, log);
     default: return -1;
   }
 }
@@ -319,7 +321,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(cpp(tmp_path_factory.mktemp("probe"), PROBE)))
 
 
-@pytest.mark.parametrize("operation", range(27))
+@pytest.mark.parametrize("operation", range(29))
 def test_operations_on_intervals_hold_every_value(probe: ctypes.CDLL, operation: int) -> None:
     """Over wrapping integers, infinities and NaN."""
     assert probe.violations(operation) == 0

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 
 import pytest
 
+from attncc.bench import cases
+from attncc.codegen.compile import stages
 from attncc.codegen.families import mma_sm80, transform, wgmma_products, wgmma_sm90
 from attncc.codegen.families.entries import SYMBOLS
 from attncc.codegen.nvrtc import Compiled, compile_cuda
 from attncc.codegen.sass import disassemble, histogram
+from attncc.codegen.select import KernelSpec
 from tests.unit import mma_sm80_variants as variants
 
 ENTRY = SYMBOLS["main"]
@@ -64,6 +68,32 @@ def test_every_row_of_the_tile_table(shape: tuple[int, int]) -> None:
 def test_every_hook_at_head_dim_128(name: str) -> None:
     hooks = frozenset({"logits"} if name in HOOKS or name == "documents" else {"output"} if name == "normed" else ())
     check_budget(name, wgmma_sm90.choose("f16", 128, 128, "sm_90a", hooks=hooks))
+
+
+# Instructions and reads of shared memory for a thread's 64 pairs of a full tile at head dim 128, where each takes one
+# special function: without a hook 135 and 1.
+FULL = {
+    "alibi": [(215, 6)],
+    "causal_key_bias": [(228, 20)],
+    "relative": [(150, 6), (232, 36)],  # beyond the table's end, before it
+    "t5_bias": [(150, 6), (232, 36)],
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_what_hooks_add_stands_beside_the_exponentials(name: str) -> None:
+    """In one block with them, a table's value read once for both of a thread's rows, and none where all are one."""
+    variant = getattr(cases, name).definition.instantiate({})
+    made = stages(variant, KernelSpec("sm_90a", "bf16", 128, family="wgmma_sm90"))
+    sass = disassemble(made.compiled["main"].cubin)
+    ends = r"^.*\b(?:BRA|BSYNC|EXIT)\b.*$|^\.L_\w+:$"
+    blocks = [histogram(text) for text in re.split(ends, sass, flags=re.MULTILINE)]
+    found = sorted((sum(counts.values()), counts["LDS"]) for counts in blocks if counts["MUFU"] == 64)
+    found = [block for block in found if block[0] > 140]  # the others are those of tiles with a mask
+    assert len(found) == len(FULL[name])
+    for (count, reads), (most, most_reads) in zip(found, FULL[name], strict=True):
+        assert count <= most
+        assert reads <= most_reads
 
 
 @pytest.mark.parametrize("name", ["rope", "normed"])

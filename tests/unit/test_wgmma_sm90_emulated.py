@@ -27,6 +27,7 @@ from attncc.codegen.launch_block import LAUNCH_BYTES, LAUNCH_FIELDS
 from attncc.diagnostics import Source
 from attncc.ir.nodes import Variant
 from attncc.passes.canonicalize import canonicalize
+from attncc.reference import Sizes
 from attncc.runtime.descriptors import Storage, stand_in
 from tests.unit import mma_sm80_variants as variants
 from tests.unit.emulated import FORMATS, ROOT, SCREEN_ENTRY
@@ -241,6 +242,37 @@ def generated(folder: Path, variant: Variant, **how: Any) -> tuple[Any, Variant,
 def test_what_a_screen_leaves_is_computed(tmp_path: Path, name: str, early: bool) -> None:
     """Tiles that all roles of a CTA find in the same bitmap, on few blocks that take an item after another."""
     check_generated(*generated(tmp_path, EXAMPLES[name], early=early, blocks=3))
+
+
+# Values of row - col: of no bound but the table's, of few distances, of both signs; read by the mask, too.
+DIAGONALS = """
+variant far(table: f32[num_heads, n]) { logits = score + table[h, max(0, min(q - k, n - 1))]; mask = q >= k }
+variant near(table: f32[num_heads, n]) { logits = score * 4.0 + table[h, max(0, min(q - k + 9, 18))] }
+variant shared(table: f32[n]) {
+    let distance = max(0, min(q - k, 70))
+    logits = score + table[distance]
+    mask   = q >= k and table[distance] < 1.5
+}
+variant buckets(bias: f32[num_heads, n], most: i32 = 128) {
+    let exact = n // 2
+    let distance = max(q - k, 0)
+    let far = min(exact + i32(log(distance / exact) / log(most / exact) * (n - exact)), n - 1)
+    logits = score + bias[h, distance if distance < exact else far]
+    mask   = q >= k
+}
+variant decay(table: f32[n]) { weight = score * exp(-0.05 * max(0, min(abs(q - k), 90))) * (1.0 + table[0]) }
+"""
+
+
+@pytest.mark.parametrize("name", ["buckets", "far", "near", "shared", "decay"])
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_values_of_a_diagonal_by_row_of_a_head(tmp_path: Path, name: str, kv_heads: int) -> None:
+    """Several tiles, those near the diagonal and those where the value has settled; heads packed, and each alone."""
+    written = grammar.read(Source("v.attn", DIAGONALS)).definitions
+    variant = canonicalize(written[name].instantiate({}))
+    assert "has_diagonal */ true" in emit_variant(variant).text.render()
+    sizes = Sizes(batch=2, num_heads=2, num_kv_heads=kv_heads, head_dim=64, head_dim_v=64, qo_len=280, kv_len=430)
+    check_generated(*generated(tmp_path, variant, blocks=3), sizes)
 
 
 VECTORS = """

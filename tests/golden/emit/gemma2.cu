@@ -1,9 +1,9 @@
 struct Params {
   attncc::Launch launch;
-  attncc::Scalar<float> softcap;  // param softcap: f32, byte 368
-  attncc::Scalar<int> window;  // param window: i32, byte 384
+  attncc::Scalar<float> softcap;  // param softcap: f32, byte 376
+  attncc::Scalar<int> window;  // param window: i32, byte 392
 };
-static_assert(sizeof(Params) == 400, "the host fills the block by the offsets above");
+static_assert(sizeof(Params) == 408, "the host fills the block by the offsets above");
 
 struct Variant {
   using Params = ::Params;
@@ -15,6 +15,19 @@ struct Variant {
       /* has_tile */ false,
       /* num_ranges */ 2,
       /* logit_bound */ 0.0f,
+      /* has_weight */ false,
+      /* has_diagonal */ false,
+      /* diagonal_per_head */ false,
+      /* query (present, sums, across) */ {false, 0},
+      /* key (present, sums, across) */ {false, 0},
+      /* value (present, sums, across) */ {false, 0},
+      /* output (present, sums, across) */ {false, 0},
+      /* key_reads */ false,
+      /* has_screen */ false,
+      /* screen_per_head */ false,
+      /* key_in_mask_only */ false,
+      /* settles */ false,
+      /* has_special */ true,
   };
 
   struct Item {
