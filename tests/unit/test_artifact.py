@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attncc.artifact import MANIFEST, ROLES, LaunchRule, Role, _integrity, cubin_name, parse, read
+from attncc.artifact import MANIFEST, ROLES, SCHEMA, LaunchRule, Role, _integrity, cubin_name, digest, parse, read
+from attncc.codegen.launch_block import LAUNCH_FIELDS
 from attncc.diagnostics import ArtifactError
 from tests.unit.artifacts import small
 
@@ -58,6 +59,12 @@ def test_no_truncated_manifest_passes(length: int) -> None:
 def test_json_garbage_is_damage_and_not_a_crash(text: bytes) -> None:
     with pytest.raises(ArtifactError, match="A0911"):
         parse(text, CODE.__getitem__, HERE)
+
+
+def test_another_parameter_block_is_another_schema() -> None:
+    """The runtime writes these fields: an artifact with others is refused, so whoever changes them raises SCHEMA."""
+    fields = digest(repr([(field.name, field.ctype, field.offset) for field in LAUNCH_FIELDS]).encode())
+    assert (SCHEMA, fields) == (7, "90a1c51cf23341c814353c1e179cc8e0")
 
 
 def test_another_schema_is_refused_by_name() -> None:
