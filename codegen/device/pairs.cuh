@@ -137,9 +137,10 @@ struct Pairs {
   }
 
   // Scores become last(weight), or last(logit relative to reference[slot]). Column by column: the pairs of a column share its
-  // key.
-  template <class Reference, class Last>
-  __device__ __forceinline__ void make(float (&s)[Fragment::values], const Reference& reference, Last last) const {
+  // key. diagonal_of(slot, step) is a pair's value of row - col.
+  template <class Reference, class Last, class DiagonalOf>
+  __device__ __forceinline__ void make_of(float (&s)[Fragment::values], const Reference& reference, Last last,
+                                          const DiagonalOf& diagonal_of) const {
 #pragma unroll
     for (int n = 0; n < Fragment::row_values; ++n) {
       const Column col(base, Fragment::step(Fragment::value(0, n)));
@@ -149,11 +150,16 @@ struct Pairs {
         float& x = s[Fragment::value(slot, n)];
         if constexpr (facts.has_diagonal)
           x = last(pair_value<Variant>(x, reference[slot], item, rows[slot], view.tile, of_col,
-                                       diagonals[slot][-col.step], row_index[slot], col));
+                                       diagonal_of(slot, col.step), row_index[slot], col));
         else
           x = last(pair_value<Variant>(x, reference[slot], item, rows[slot], view.tile, of_col, row_index[slot], col));
       }
     }
+  }
+
+  template <class Reference, class Last>
+  __device__ __forceinline__ void make(float (&s)[Fragment::values], const Reference& reference, Last last) const {
+    make_of(s, reference, last, [&](int slot, int step) -> const Diagonal& { return diagonals[slot][-step]; });
   }
 
   // The same where the tile's rows are consecutive ones of one head: a thread's rows are 8 apart, and so are its columns of two
@@ -181,17 +187,7 @@ struct Pairs {
     Diagonal of_row[Fragment::rows];
 #pragma unroll
     for (int slot = 0; slot < Fragment::rows; ++slot) of_row[slot] = *diagonals[slot];
-#pragma unroll
-    for (int n = 0; n < Fragment::row_values; ++n) {
-      const Column col(base, Fragment::step(Fragment::value(0, n)));
-      const typename Variant::Key of_col = key(col.step);
-#pragma unroll
-      for (int slot = 0; slot < Fragment::rows; ++slot) {
-        float& x = s[Fragment::value(slot, n)];
-        x = last(pair_value<Variant>(x, reference[slot], item, rows[slot], view.tile, of_col, of_row[slot],
-                                     row_index[slot], col));
-      }
-    }
+    make_of(s, reference, last, [&](int slot, int) -> const Diagonal& { return of_row[slot]; });
   }
 
   // Pairs that are masked or past col_end become -inf, or 0. One loop for the mask and the end of the columns: a second one

@@ -18,8 +18,8 @@
 //                arrives only for a slot that was filled, and it is filled only after the phase before was seen.
 //   q_full       of each consumer; an arrival of each who prepares items: its rows of Q are there, and all of the slot's rows.
 //   q_empty      of each consumer; an arrival a warp, after the item's last product with Q, or once it is sure that none is
-//                done again. Likewise seen before these rows
-//                are loaded again, and q_full's next phase ends only then: so no consumer is left behind by two.
+//                done again. Likewise seen before these rows are loaded again, and q_full's next phase ends only then: so no
+//                consumer is left behind by two.
 //   k_full       TMA's bytes (and an arrival of each warp that stages values): K tile, span, staged values.
 //   k_empty      an arrival a consumer warp: done with them.
 //   v_full, v_empty   likewise for V.
@@ -209,8 +209,7 @@ __device__ __forceinline__ void store_rows(const typename Variant::Params& param
     const RowAt at = slot.row_at[i];
     const RowState state = shared.states[i];
     if (launch.split_out != nullptr) {
-      const i64 place = slot.work.slot * launch.split_tokens * launch.num_heads +
-                        merge::state_index(launch, slot.work.geometry.qo_base, slot.work.b, at.row, at.h);
+      const i64 place = merge::place(launch, slot.work, at.row, at.h);
       float* target = launch.split_out + place * Config::head_dim_v + 2 * q;
       if (valid) {
 #pragma unroll
