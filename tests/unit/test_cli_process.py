@@ -105,7 +105,14 @@ def test_a_closed_pipe_is_no_error(variant: str) -> None:
 
 
 def test_interrupting_ends_with_a_line() -> None:
-    process = subprocess.Popen(attncc("check", "-"), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        attncc("check", "-"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it runs in the background deaf to interrupts, the tests and their children, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(1.0)  # it waits for standard input by then
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
