@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from attncc.diagnostics import ArtifactError
 
 # Raised with every change of the manifest's meaning; an artifact of another schema is refused, never guessed at.
-SCHEMA = 7
+SCHEMA = 8
 MANIFEST = "manifest.json"
 # Of an entry: the kernel; what combines its splits; what runs before it, to find the tiles to visit and to apply
 # hooks on vectors.

@@ -85,12 +85,11 @@ LAUNCH_FIELDS: Final = tuple(
             *[(name, "ptr") for name in ("qo_indptr", "kv_indptr", "qo_lens", "kv_lens", "q_starts", "k_starts")],
             *scalar_fields("sm_scale", "f32"),
             *[(name, "i32") for name in ("batch", "num_heads", "num_kv_heads", "group", "max_qo_len", "max_kv_len")],
-            *[(name, "i32") for name in ("q_start", "k_start", "explicit_q_start", "zero")],
-            *[(name, "ptr") for name in ("split_out", "split_state", "merged_out", "merged_state", "screens")],
-            *[(name, "ptr") for name in ("made_q", "made_k", "made_v")],
+            *[(name, "i32") for name in ("q_start", "k_start", "explicit_q_start", "reserved")],
+            *[(name, "ptr") for name in ("split_out", "split_state", "merged_out", "merged_state")],
+            *[(name, "ptr") for name in ("counters", "screens", "made_q", "made_k", "made_v")],
             *[(name, "i64") for name in ("split_tokens", "qo_tokens", "kv_tokens")],
             *[(name, "i32") for name in ("num_splits", "split_cols", "fills_unowned")],
-            *[(name, "u32") for name in ("items_taken", "blocks_ended")],
         ]
     )
 )

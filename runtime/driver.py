@@ -115,14 +115,24 @@ class Module:
         return handle
 
 
-def launch_config(grid: tuple[int, int, int], threads: int, smem: int, stream: int) -> Any:
-    """What ``cuLaunchKernelEx`` wants of a launch besides its arguments; never changed once made."""
-    config = bindings().CUlaunchConfig()
+def launch_config(on: Device, grid: tuple[int, int, int], threads: int, smem: int, stream: int) -> Any:
+    """What ``cuLaunchKernelEx`` wants of a launch besides its arguments; never changed once made.
+
+    Every kernel waits for the grids before it (``device/dependents.cuh``), so that it may begin while they end.
+    """
+    driver = bindings()
+    config = driver.CUlaunchConfig()
     config.gridDimX, config.gridDimY, config.gridDimZ = grid
     config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
     config.sharedMemBytes = smem
     config.hStream = stream
     config.numAttrs = 0
+    if on.capability >= (9, 0):
+        early = driver.CUlaunchAttribute()
+        early.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        early.value.programmaticStreamSerializationAllowed = 1
+        config.attrs = [early]
+        config.numAttrs = 1
     return config
 
 

@@ -13,8 +13,8 @@ from attncc.diagnostics import CallError
 from attncc.runtime import tensors
 from attncc.runtime.block import Packer
 from attncc.runtime.driver import Device, Module, device
+from attncc.runtime.lanes import Lanes, check_size
 from attncc.runtime.layouts import MAX_GROUP, MAX_LEN, Layout, Shapes
-from attncc.runtime.slots import Slots, check_size
 from attncc.runtime.tensors import View
 
 PerRequest = int | View | None  # an i32, or i32[batch] on the device, or not given
@@ -114,7 +114,7 @@ class Kernel:
         self.main = entry("main", manifest.launch)
         self.merge, self.screen = entry("merge", manifest.merge), entry("screen", manifest.screen)
         self.transform = entry("transform", manifest.transform)
-        self.slots = slots(on.index)
+        self.lanes = lanes(on.index)
         # Blocks that run at once, as the tile table means them to.
         self.resident = on.sms * max(manifest.tile.get("min_blocks", 1), 1)
 
@@ -123,7 +123,7 @@ class Kernel:
 
 
 _kernels: dict[tuple[int, str], Kernel] = {}
-_slots: dict[int, Slots] = {}
+_lanes: dict[int, Lanes] = {}
 _lock = threading.Lock()
 
 
@@ -138,10 +138,10 @@ def kernel(artifact: Artifact, index: int) -> Kernel:
     return found
 
 
-def slots(index: int) -> Slots:
-    """The parameter blocks of a device, shared by all its kernels."""
-    found = _slots.get(index)
-    return found if found is not None else _slots.setdefault(index, Slots(device(index)))
+def lanes(index: int) -> Lanes:
+    """The lanes of a device, shared by all its kernels."""
+    found = _lanes.get(index)
+    return found if found is not None else _lanes.setdefault(index, Lanes(device(index)))
 
 
 def launch_words(call: Inputs, *, own_scale: bool) -> dict[str, int | float]:

@@ -27,7 +27,6 @@ from attncc.runtime.launch import (
     token_indptr,
 )
 from attncc.runtime.layouts import LAYOUTS, MAX_START, RAGGED, Layout
-from attncc.runtime.slots import Lane, captured
 from attncc.runtime.splits import Splits
 from attncc.runtime.tensors import Library, View
 
@@ -139,12 +138,11 @@ class Plan:
         self.template = kernel.packer.pack(words)
         self.size = len(self.template)
         self._writes(inputs)
-        # The lane of each stream and the configurations of the launches on it.
-        self._lanes: dict[int, tuple[Lane, tuple[tuple[Any, Any], ...]]] = {}
+        # By a stream's handle, the configurations of the launches on it.
+        self._configs: dict[int, tuple[tuple[Any, Any], ...]] = {}
         driver = bindings()
         self._context = int(kernel.device.context)
-        self._current, self._capturing = driver.cuCtxGetCurrent, driver.cuStreamIsCapturing
-        self._copy, self._launch = driver.cuMemcpyHtoDAsync, driver.cuLaunchKernelEx
+        self._current, self._launch = driver.cuCtxGetCurrent, driver.cuLaunchKernelEx
 
     def nothing(self, out: Any) -> Results:
         """The results of a call that has no row to compute."""
@@ -182,7 +180,7 @@ class Plan:
         self.at_out, self.at_lse = at("out"), at("lse")
         self.at_split = at("split_out"), at("split_state")
         self.at_merged = at("merged_out"), at("merged_state")
-        self.at_screens, self.at_fills = at("screens"), at("fills_unowned")
+        self.at_counters, self.at_screens, self.at_fills = at("counters"), at("screens"), at("fills_unowned")
         self.at_made = at("made_q"), at("made_k"), at("made_v")
         pointers: list[tuple[int, int]] = []
         repeated: list[tuple[int, int]] = []
@@ -268,31 +266,29 @@ class Plan:
             read[index] = pointer(array)
 
         stream = self.library.stream(self.device)
-        found = self._lanes.get(stream)
-        if found is None:
-            found = self._lane(stream)
-        lane, launches = found
+        launches = self._configs.get(stream)
+        if launches is None:
+            launches = self._configured(stream)
         # torch and cupy keep the primary context current; a thread that has used neither yet has none.
         status, context = self._current()
         pushed = bool(status) or int(context) != self._context
         if pushed:
             call(bindings().cuCtxPushCurrent(self.kernel.device.context))
         try:
+            lane = self.kernel.lanes.of(stream)
             maps = self.maps
             described = b"" if maps is None else maps.bytes_at(*read)
             with lane.lock:
-                status, capturing = self._capturing(lane.stream)
-                if status:
-                    call((status,))
-                slot = lane.take_captured() if int(capturing) else lane.take()
-                slot.bytes[: self.size] = self.template
+                block = lane.block
+                block.bytes[: self.size] = self.template
                 if maps is not None:
-                    slot.bytes[maps.start : maps.end] = described
-                words = slot.words
+                    block.bytes[maps.start : maps.end] = described
+                words = block.words
+                words[self.at_counters] = lane.counters()
                 place_q, place_k, place_v = self.at_inputs
                 words[place_q], words[place_k], words[place_v] = at_q, at_k, at_v
                 words[self.at_out] = at_out
-                slot.ints[self.at_fills] = fills
+                block.ints[self.at_fills] = fills
                 if lse is not None:
                     words[self.at_lse] = pointer(lse)
                 if split is not None:
@@ -306,24 +302,21 @@ class Plan:
                 for index, place in self.given_pointers:
                     words[place] = pointer(given[index])
                 for index, place, is_float in self.given_numbers:
-                    (slot.floats if is_float else slot.ints)[place] = given[index]
+                    (block.floats if is_float else block.ints)[place] = given[index]
                 for name, place in self.param_pointers:
                     words[place] = pointer(params[name])
                 for name, place in self.param_floats:
-                    slot.floats[place] = params[name]
+                    block.floats[place] = params[name]
                 for name, place in self.param_ints:
-                    slot.ints[place] = params[name]
+                    block.ints[place] = params[name]
                 for name, place in self.param_uints:
-                    slot.uints[place] = params[name]
+                    block.uints[place] = params[name]
                 for name, place in self.captures:
                     words[place] = pointer(captures[name])
                 for place, address in converted:
                     words[place] = address
-                status = self._copy(slot.device, slot.host, self.size, lane.stream)[0]
-                if status:
-                    call((status,))
                 for function, config in launches:
-                    status = self._launch(config, function, slot.argument, 0)[0]
+                    status = self._launch(config, function, block.argument, 0)[0]
                     if status:
                         call((status,))
         finally:
@@ -351,12 +344,12 @@ class Plan:
             made.append((place, view.array if view.shape else tensors.repeated(view, self.batch)))
         return made, [(place, self.library.pointer(array)) for place, array in made]
 
-    def _lane(self, stream: int) -> tuple[Lane, tuple[tuple[Any, Any], ...]]:
-        lane = self.kernel.slots.lane(stream)
-        launches = tuple(
-            (function, launch_config(grid, rule.threads, rule.smem, stream)) for function, grid, rule in self.launches
+    def _configured(self, stream: int) -> tuple[tuple[Any, Any], ...]:
+        on = self.kernel.device
+        found = self._configs[stream] = tuple(
+            (function, launch_config(on, grid, rule.threads, rule.smem, stream))
+            for function, grid, rule in self.launches
         )
-        found = self._lanes[stream] = lane, launches
         return found
 
 
@@ -402,13 +395,13 @@ def launch_merge(kernel: Kernel, inputs: Inputs, accs: Any, numbers: Any) -> Non
     check_grid(inputs.shapes, grid)
     data = kernel.packer.pack(words)
     driver, stream = bindings(), of.stream(inputs.q.index)
-    lane = kernel.slots.lane(stream)
-    config = launch_config(grid, manifest.merge.threads, manifest.merge.smem, stream)
-    with kernel.device.current(), lane.lock:
-        slot = lane.take_captured() if captured(lane.stream) else lane.take()
-        slot.bytes[: len(data)] = data
-        call(driver.cuMemcpyHtoDAsync(slot.device, slot.host, len(data), lane.stream))
-        call(driver.cuLaunchKernelEx(config, kernel.merge, slot.argument, 0))
+    config = launch_config(kernel.device, grid, manifest.merge.threads, manifest.merge.smem, stream)
+    with kernel.device.current():
+        lane = kernel.lanes.of(stream)
+        with lane.lock:
+            lane.block.bytes[: len(data)] = data
+            lane.block.words[kernel.places["launch.counters"][0]] = lane.counters()
+            call(driver.cuLaunchKernelEx(config, kernel.merge, lane.block.argument, 0))
 
 
 _NOWHERE = View(None, "", 0, (0, 0, 0, 0), (0, 0, 0, 0), "bf16", "")

@@ -11,7 +11,7 @@
 //   using exact = attncc::Fn<attncc::Accuracy::exact>;      // for positions, indices and every score-free expression
 //   struct Params { attncc::Launch launch; attncc::Scalar<float> softcap; attncc::TensorRef<float, 1> slopes; ... };
 //   struct Variant { using Params = ::Params; ... };        // the contract below
-//   extern "C" __global__ void ... attncc_main(const Params* __restrict__ params) { ... }   // rendered by the .py
+//   extern "C" __global__ void ... attncc_main(const __grid_constant__ Params params) { ... }   // rendered by the .py
 //
 // THE CONTRACT of Variant. Every function is static, __device__ __forceinline__, free of CUDA-only constructs (it also
 // compiles as C++ through device/host.cuh) and pure: a family calls it as often, and from whichever thread, as it likes.
@@ -278,7 +278,7 @@ struct Strides {
   i64 batch, head, token;
 };
 
-// The fixed head of the parameter block, in device memory. 8-byte fields first, then 4-byte ones: no implicit padding;
+// The fixed head of the parameter block, the argument of a launch. 8-byte fields first, then 4-byte ones: no implicit padding;
 // codegen/launch_block.py mirrors it field by field.
 struct Launch {
   const void* q;  // [batch, qo_len, num_heads, head_dim], or [tokens, num_heads, head_dim] with qo_indptr
@@ -298,12 +298,13 @@ struct Launch {
   int max_qo_len, max_kv_len;
   int q_start, k_start;
   int explicit_q_start;  // 1: q_start was given at the call
-  int zero;              // 0: what an absent indptr reads
+  int reserved;
   // Split KV and partial states. A token is the ragged index, or b * max_qo_len + row.
   float* split_out;     // null: `main` writes out; else [num_splits, split_tokens, num_heads, head_dim_v]
   float* split_state;   // [num_splits, split_tokens, num_heads, 2]
   float* merged_out;    // null: `merge` writes out; else it leaves a state: [split_tokens, num_heads, head_dim_v]
   float* merged_state;  // [split_tokens, num_heads, 2]
+  unsigned* counters;  // of a family whose blocks take items as they get free: items taken, blocks ended; 0 between launches
   void* screens;  // where the entry `screen` leaves what `main` visits: device/screen.cuh
   // What the entry `transform` makes of q, k and v, each null where it makes nothing of it: contiguous, [tokens, heads, dim].
   void *made_q, *made_k, *made_v;
@@ -312,33 +313,36 @@ struct Launch {
   int num_splits;  // 0 means 1; the grid of `main` is num_splits times as wide
   int split_cols;  // columns a split covers, a multiple of the tile width
   int fills_unowned;  // 1: `main` writes the rows that belong to no request, too: 0, and an LSE of -inf
-  // Of a family whose blocks take items as they get free: 0 before a launch, and after it.
-  mutable unsigned items_taken, blocks_ended;
 };
 
+// values[i], or `otherwise` where there are none: a read without a branch, so that it waits for nobody. PTX ISA 9.3, 9.7.9.8.
+// Volatile: no earlier than follow_grids.
+__device__ __forceinline__ int read_or(const int* values, int i, int otherwise) {
+#ifdef __CUDACC__
+  int value = otherwise;
+  asm volatile("{\n .reg .pred given;\n setp.ne.u64 given, %1, 0;\n @given ld.global.b32 %0, [%2];\n}"
+      : "+r"(value)
+      : "l"(values), "l"(values + i));
+  return value;
+#else
+  return values ? values[i] : otherwise;
+#endif
+}
+
 __device__ __forceinline__ Geometry geometry(const Launch& launch, int b) {
-  // Two rounds of reads, each all at once: what a branch reads waits for the branch. What is absent is read from the block
-  // itself.
-  const int *qo_indptr = launch.qo_indptr, *kv_indptr = launch.kv_indptr, *qo_lens = launch.qo_lens,
-            *kv_lens = launch.kv_lens, *q_starts = launch.q_starts, *k_starts = launch.k_starts;
-  const int max_qo_len = launch.max_qo_len, max_kv_len = launch.max_kv_len, explicit_start = launch.explicit_q_start;
-  const int* rows_begin = qo_indptr ? qo_indptr + b : &launch.zero;
-  const int* cols_begin = kv_indptr ? kv_indptr + b : &launch.zero;
-  const int* rows_end = qo_lens ? qo_lens + b : &launch.max_qo_len;
-  const int* cols_end = kv_lens ? kv_lens + b : &launch.max_kv_len;
-  rows_end = qo_indptr ? qo_indptr + b + 1 : rows_end;
-  cols_end = kv_indptr ? kv_indptr + b + 1 : cols_end;
-  const int* first_col = k_starts ? k_starts + b : &launch.k_start;
-  const int* first_row = q_starts ? q_starts + b : &launch.q_start;
+  const int* const qo_indptr = launch.qo_indptr;
+  const int* const kv_indptr = launch.kv_indptr;
   Geometry g;
-  g.qo_base = *rows_begin;
-  g.kv_base = *cols_begin;
-  g.k_start = *first_col;
-  const int q_start = *first_row, rows = *rows_end - g.qo_base, cols = *cols_end - g.kv_base;
+  g.qo_base = read_or(qo_indptr, b, 0);
+  g.kv_base = read_or(kv_indptr, b, 0);
+  g.k_start = read_or(launch.k_starts, b, launch.k_start);
+  const int q_start = read_or(launch.q_starts, b, launch.q_start);
+  const int rows = read_or(qo_indptr, b + 1, read_or(launch.qo_lens, b, launch.max_qo_len)) - g.qo_base;
+  const int cols = read_or(kv_indptr, b + 1, read_or(launch.kv_lens, b, launch.max_kv_len)) - g.kv_base;
   // The host does not read lengths that lie on the device: a wrong one stays within the bounds of the call.
-  g.qo_len = rows < 0 ? 0 : (rows < max_qo_len ? rows : max_qo_len);
-  g.kv_len = cols < 0 ? 0 : (cols < max_kv_len ? cols : max_kv_len);
-  const bool given = q_starts != nullptr || explicit_start != 0;
+  g.qo_len = rows < 0 ? 0 : (rows < launch.max_qo_len ? rows : launch.max_qo_len);
+  g.kv_len = cols < 0 ? 0 : (cols < launch.max_kv_len ? cols : launch.max_kv_len);
+  const bool given = launch.q_starts != nullptr || launch.explicit_q_start != 0;
   g.q_start = given ? q_start : g.k_start + g.kv_len - g.qo_len;
   return g;
 }

@@ -1,4 +1,4 @@
-// Values of which the compiler knows nothing, to steer what it keeps in registers. Owns these three; each says what for.
+// Values of which the compiler knows nothing, to steer what it keeps in registers. Each says what for.
 #pragma once
 #include "device/host.cuh"
 
@@ -31,6 +31,13 @@ __device__ __forceinline__ int opaque_zero() {
   asm volatile("" : "+r"(zero));
 #endif
   return zero;
+}
+
+// Of memory, too: what was written is read again.
+__device__ __forceinline__ void forget_memory() {
+#ifdef __CUDACC__
+  asm volatile("" ::: "memory");
+#endif
 }
 
 #ifdef ATTNCC_KERNELS

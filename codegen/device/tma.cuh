@@ -5,7 +5,7 @@
 
 namespace attncc {
 
-// What cuTensorMapEncodeTiled writes; opaque. Kernels get it in device memory, inside the parameter block.
+// What cuTensorMapEncodeTiled writes; opaque. Kernels get it as a part of their parameter, the block.
 struct alignas(64) TensorMap {
   unsigned long long words[16];
 };
@@ -16,13 +16,6 @@ struct alignas(64) TensorMap {
 #include ATTNCC_EMULATOR
 #elif defined(ATTNCC_KERNELS)
 namespace attncc {
-
-// PTX ISA 9.7.13.4 fence.proxy.tensormap. A descriptor in device memory was written through the generic proxy (a copy before
-// the launch) and is read through the tensormap proxy, whose cache may hold what an earlier launch had at the address: once
-// a CTA, by the thread that will order copies, before its first one.
-__device__ __forceinline__ void acquire_map(const TensorMap* map) {
-  asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory");
-}
 
 // PTX ISA 9.7.9.25.5.2 cp.async.bulk.tensor, tiled, 4-D. Orders the map's box at coordinates (c0, c1, c2, c3), c0 of the
 // contiguous axis, into shared memory at `target`; elements outside the tensor become zeros. The box's bytes, those zeros

@@ -21,8 +21,9 @@ def wrapper(role: Role, threads: int, namespace: str) -> str:
     """The entry point of a role that all families share; ``Params``, ``Config`` and ``Variant`` stand above it."""
     return (
         f'extern "C" __global__ void __launch_bounds__({threads})\n'
-        f"{SYMBOLS[role]}(const Params* __restrict__ params) {{\n"
-        f"  attncc::{namespace}::run_block<Config, Variant>(*params);\n"
+        f"{SYMBOLS[role]}(const __grid_constant__ Params params) {{\n"
+        "  attncc::follow_grids();\n"
+        f"  attncc::{namespace}::run_block<Config, Variant>(params);\n"
         "}\n"
     )
 

@@ -422,13 +422,15 @@ __device__ __forceinline__ void fill_behind(const Launch& launch) {
 
 template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params, char* smem) {
-  // All of the block at once: what an item reads of it, one address after another, is then near.
-  if (128 * threadIdx.x < sizeof(params)) prefetch(reinterpret_cast<const char*>(&params) + 128 * threadIdx.x);
   if (params.launch.fills_unowned) fill_behind<Config>(params.launch);
   if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
 #pragma unroll 1
-    for (int round = 0; run_head_items<Config, Variant>(params, round, smem); ++round)
+    for (int round = 0;; ++round) {
+      // Opaque: what follows from the parameters is found anew for every item, and no register holds it meanwhile.
+      const char* const address = opaque(reinterpret_cast<const char*>(&params));
+      if (!run_head_items<Config, Variant>(*reinterpret_cast<const typename Variant::Params*>(address), round, smem)) break;
       __syncthreads();  // the next item's copies go where this one's output is read
+    }
   } else {
     const Launch& launch = params.launch;
     const int tiles = row_tiles<Config>(launch);

@@ -283,9 +283,10 @@ def render_wrapper() -> str:
     """The entry point of the generated text; ``Params`` and ``Variant`` are defined above it."""
     return (
         'extern "C" __global__ void __launch_bounds__(Config::threads, Config::min_blocks)\n'
-        f"{entries.SYMBOLS['main']}(const Params* __restrict__ params) {{\n"
+        f"{entries.SYMBOLS['main']}(const __grid_constant__ Params params) {{\n"
         "  extern __shared__ __align__(128) char smem[];\n"
-        "  attncc::mma_sm80::run_block<Config, Variant>(*params, smem);\n"
+        "  attncc::follow_grids();\n"
+        "  attncc::mma_sm80::run_block<Config, Variant>(params, smem);\n"
         "}\n"
     )
 

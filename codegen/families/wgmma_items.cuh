@@ -101,9 +101,6 @@ struct alignas(1024) Shared {
   // The rows of Q that helpers copy next, in 16 bytes from the item's first.
   const char* source;
   int sources[Config::block_m];
-  // The launch's parameters, where tiles leave room for them.
-  static constexpr bool keeps_params = SharedLayout<Config>::bytes <= 208 << 10;
-  alignas(16) char params[keeps_params ? sizeof(typename Variant::Params) : 1];
   int zero;
   // Output vectors of which a channel needs others: one of each consumer warp.
   static constexpr int staged_vectors = Variant::facts.output.across ? 4 * Config::consumers : 1;

@@ -32,12 +32,12 @@ __device__ __forceinline__ float plain_scale(const typename Variant::Item& item)
     return Variant::logits(1.0f, item, typename Variant::Row(), typename Variant::Tile(), typename Variant::Key(), 0, 0);
 }
 
-// One thread: everything of an item but its rows.
+// One thread: everything of an item that follows from its Work, which is there, but its rows.
 template <class Config, class Variant>
-__device__ __forceinline__ void fill_slot(const typename Variant::Params& params, const Work& work,
-                                          ItemSlot<Config, Variant>& slot) {
+__device__ __forceinline__ void fill_slot(const typename Variant::Params& params, ItemSlot<Config, Variant>& slot) {
+  forget_memory();  // the Work is read where it is needed: in registers it would have others spilled
+  const Work& work = slot.work;
   const int kv_len = work.geometry.kv_len;
-  slot.work = work;
   const Launch& launch = params.launch;
   slot.unfinished = launch.split_out != nullptr;
   if (launch.split_out != nullptr) {
@@ -91,8 +91,6 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
   Ring<Config::stages> k_ring, v_ring;
   int v_token = 0, v_head = 0, v_batch = 0;  // of the V that is to come
   bool begun = false, stop = false;
-  acquire_map(k_map);
-  acquire_map(v_map);
 #pragma unroll 1
   while (!stop) {
     wait<Config::checked>(shared_address(&shared.slot_full[slots.stage]), slots.parity);
@@ -314,18 +312,16 @@ __device__ __forceinline__ void stage_items(const typename Variant::Params& para
   }
 }
 
-// Those who prepare items: everything of every item of this CTA but its tiles and what is staged beside them. `counts`: the
-// launch that all blocks take items from.
+// Those who prepare items: everything of every item of this CTA but its tiles and what is staged beside them.
 template <class Config, class Variant>
-__device__ __forceinline__ void prepare_items(const typename Variant::Params& params, const Launch& counts,
-                                              Shared<Config, Variant>& shared, char* memory, unsigned smem, int helper) {
+__device__ __forceinline__ void prepare_items(const typename Variant::Params& params, Shared<Config, Variant>& shared,
+                                              char* memory, unsigned smem, int helper) {
   using QTile = typename SharedLayout<Config>::QTile;
   Ring<Config::slots> slots;
   Ring<Config::q_stages> q_ring;
   constexpr int preparers = Shared<Config, Variant>::preparers;
-  const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
-  const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
-  unsigned unit = block;
+  const unsigned blocks = gridDim.x;
+  unsigned unit = blockIdx.x;
   ItemOrder<Config, Variant> order(params.launch, blocks, helper & 31);
   bool begun = false;
   unsigned wanted = 1;  // the parity of next_wanted's phase; before the first item there was none
@@ -335,7 +331,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
     jitter<Config::jittered>();
     if (helper < 32) {
       wait<Config::checked>(shared_address(&shared.next_wanted), wanted);
-      if (helper == 0 && begun) unit = take_item(counts, blocks);
+      if (helper == 0 && begun) unit = take_item(params.launch, blocks);
       begun = true;
       wanted ^= 1;
       unit = __shfl_sync(0xffffffffu, unit, 0);
@@ -347,7 +343,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
       if (helper == 0) {
         slot.stop = work.nrows <= 0;
         slot.work = work;  // the end is walked, too, as an item without tiles: its screen is in memory, whatever it holds
-        if (work.nrows > 0) fill_slot(params, work, slot);
+        if (work.nrows > 0) fill_slot(params, slot);
         if constexpr (Variant::facts.has_screen) slot.reach = reach;
         arrive(shared_address(&shared.slot_full[slots.stage]));
       }
@@ -371,10 +367,10 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
     slots.advance();
     q_ring.advance();
   }
-  if (helper == 0) end_items(counts, blocks);
+  if (helper == 0) end_items(params.launch, blocks);
   constexpr int warps = preparers / 32;
   if (params.launch.fills_unowned)
-    fill_unowned<Config>(params.launch, block * warps + helper / 32, blocks * warps, helper & 31);
+    fill_unowned<Config>(params.launch, blockIdx.x * warps + helper / 32, blocks * warps, helper & 31);
 }
 
 }  // namespace wgmma_sm90

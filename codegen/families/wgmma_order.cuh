@@ -117,12 +117,12 @@ struct ItemOrder {
 
 // The number of the next item that nobody has taken; the first `blocks` are the blocks' own.
 __device__ __forceinline__ unsigned take_item(const Launch& launch, unsigned blocks) {
-  return blocks + atomicAdd(&launch.items_taken, 1u);
+  return blocks + atomicAdd(launch.counters, 1u);
 }
 
-// A block takes no more. The last one leaves the parameter block as it was: it may be launched again.
+// A block takes no more. The last one leaves the counters as they were: for the next launch.
 __device__ __forceinline__ void end_items(const Launch& launch, unsigned blocks) {
-  if (atomicInc(&launch.blocks_ended, blocks - 1) == blocks - 1) launch.items_taken = 0;
+  if (atomicInc(launch.counters + 1, blocks - 1) == blocks - 1) launch.counters[0] = 0;
 }
 
 }  // namespace wgmma_sm90

@@ -35,6 +35,7 @@
 #include "families/wgmma_loaders.cuh"
 
 #ifdef ATTNCC_KERNELS
+#include "device/dependents.cuh"
 #include "device/mma.cuh"
 #include "device/reduction.cuh"
 #include "device/vectors.cuh"
@@ -514,7 +515,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           if (facts.settles && span.word < 0)
             TilePairs(scores, view).make_settled(s, reference, weight);
           else
-            TilePairs(scores, view).make_unpacked(s, reference, weight);
+            TilePairs(Scores(opaque_thread() - kLoaders), view).make_unpacked(s, reference, weight);
         } else {
           TilePairs(scores, view).make(s, reference, weight);
         }
@@ -638,30 +639,13 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   }
 }
 
-// The parameters, for the loading warps, after the next barrier of the CTA. What they ask for one after another, nobody has
-// read yet: it comes at once.
-template <class Config, class Variant>
-__device__ __forceinline__ const typename Variant::Params& keep_params(const typename Variant::Params& block,
-                                                                       Shared<Config, Variant>& shared) {
-  using Params = typename Variant::Params;
-  if constexpr (Shared<Config, Variant>::keeps_params && sizeof(Params) <= 8 * Config::threads) {
-    static_assert(sizeof(Params) % 8 == 0, "whole words");
-    if (threadIdx.x < sizeof(Params) / 8)
-      reinterpret_cast<u64*>(shared.params)[threadIdx.x] = reinterpret_cast<const u64*>(&block)[threadIdx.x];
-    return *reinterpret_cast<const Params*>(shared.params);
-  } else {
-    return block;
-  }
-}
-
 // The items of one CTA. `smem` is 1024-byte aligned, SharedLayout<Config>::bytes long.
 template <class Config, class Variant>
-__device__ __forceinline__ void run_block(const typename Variant::Params& block, const TensorMap* k_map,
+__device__ __forceinline__ void run_block(const typename Variant::Params& params, const TensorMap* k_map,
                                           const TensorMap* v_map, char* smem) {
   alignas(1024) __shared__ char state[sizeof(Shared<Config, Variant>)];
   auto& shared = *reinterpret_cast<Shared<Config, Variant>*>(state);
   if (Config::checked && shared_address(smem) % 1024 != 0) stop_kernel();
-  const auto& params = keep_params<Config, Variant>(block, shared);
   if (threadIdx.x == 0) {
     constexpr int warps = 4 * Config::consumers;
     shared.zero = 0;
@@ -688,6 +672,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& block,
     }
     fence_barriers();
   }
+  follow_grids();
   __syncthreads();
   if (threadIdx.x < kLoaders) {
     give_registers<Config::loader_registers>();
@@ -696,11 +681,11 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& block,
     else if (threadIdx.x >= kLoaders - Shared<Config, Variant>::stagers)
       stage_items<Config, Variant>(params, shared, int(threadIdx.x) - (kLoaders - Shared<Config, Variant>::stagers));
     else if (threadIdx.x >= kLoaders - kHelpers)
-      prepare_items<Config, Variant>(params, block.launch, shared, smem, shared_address(smem),
+      prepare_items<Config, Variant>(params, shared, smem, shared_address(smem),
                                      int(threadIdx.x) - (kLoaders - kHelpers));
   } else {
     take_registers<Config::consumer_registers>();
-    multiply_items<Config, Variant>(block, shared, smem);
+    multiply_items<Config, Variant>(params, shared, smem);
   }
 }
 

@@ -115,7 +115,7 @@ _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
     ),
     (80, 80): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
     (96, 96): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
-    (128, 128): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), Tile(2, 64, 4, 1, registers=(88, 208))),
+    (128, 128): (Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), Tile(2, 64, 4, 1, registers=(88, 208))),
     (160, 160): (Tile(2, 112, 2, 1, 2), Tile(2, 112, 2, 1, 2), Tile(2, 96, 2, 1), _GATHERING),
     (192, 128): (Tile(2, 128, 2, 1), Tile(2, 128, 2, 1), Tile(2, 112, 2, 1), _GATHERING),
     (192, 192): (Tile(2, 112, 2, 1, 2), Tile(2, 112, 2, 1, 2), Tile(2, 96, 2, 1), _GATHERING),
@@ -221,8 +221,8 @@ def render_wrapper() -> str:
         "// The parameter block: Params, then the TMA descriptors of K and V at the next multiple of 64 bytes.\n"
         "struct Block {\n  Params params;\n  attncc::TensorMap k, v;\n};\n\n"
         'extern "C" __global__ void __launch_bounds__(Config::threads, 1)\n'
-        f"{entries.SYMBOLS['main']}(const Block* __restrict__ block) {{\n"
+        f"{entries.SYMBOLS['main']}(const __grid_constant__ Block block) {{\n"
         "  extern __shared__ __align__(1024) char smem[];\n"
-        "  attncc::wgmma_sm90::run_block<Config, Variant>(block->params, &block->k, &block->v, smem);\n"
+        "  attncc::wgmma_sm90::run_block<Config, Variant>(block.params, &block.k, &block.v, smem);\n"
         "}\n"
     )

@@ -136,7 +136,6 @@ inline void wait(unsigned barrier, unsigned parity) {
 }
 
 struct TensorMap;
-inline void acquire_map(const TensorMap*) {}
 
 // The words of an emulated map: address, four sizes, three strides in bytes, the box's two sizes.
 inline void load_box(unsigned target, const TensorMap* map, unsigned barrier, int c0, int c1, int c2, int c3) {

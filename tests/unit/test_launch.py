@@ -20,7 +20,7 @@ from attncc.codegen.compile import KernelSpec, compile_variant
 from attncc.codegen.emit import intervals
 from attncc.codegen.select import MAX_HEAD_DIM
 from attncc.diagnostics import CallError, UnsupportedError
-from attncc.runtime import api, calls, checks, descriptors, driver, launch, plan, slots, splits, tensors
+from attncc.runtime import api, calls, checks, descriptors, driver, lanes, launch, plan, splits, tensors
 from attncc.runtime.block import Packer
 from attncc.runtime.layouts import LAYOUTS, MAX_LEN, MAX_START, RAGGED, Shapes
 from attncc.runtime.splits import Splits
@@ -28,31 +28,33 @@ from attncc.runtime.tensors import View, view
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
-# What a call may ask of the driver. None of these waits for the device; loading and pinning happen before the first
-# launch, and what a page of slots needs once in as many launches as it has slots.
+# What a call may ask of the driver. None of these waits for the caller's stream; loading happens before the first
+# launch, and memory for counters is there for many streams and captured launches.
 ONCE = {"cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction"}
 ONCE |= {
     "cuTensorMapEncodeTiled",
     "cuFuncSetAttribute",
-    "cuMemHostAlloc",
     "cuMemAlloc",
-    "cuEventCreate",
+    "cuMemsetD8Async",
+    "cuStreamCreate",
+    "cuStreamDestroy",
+    "cuStreamSynchronize",
     "cuThreadExchangeStreamCaptureMode",
 }
-A_PAGE = {"cuEventRecord", "cuEventQuery", "cuThreadExchangeStreamCaptureMode"}
-EVERY_CALL = {"cuCtxGetCurrent", "cuStreamIsCapturing", "cuMemcpyHtoDAsync", "cuLaunchKernelEx"}
+EVERY_CALL = {"cuCtxGetCurrent", "cuStreamGetId", "cuStreamIsCapturing", "cuLaunchKernelEx"}
 ELSEWHERE = {"cuCtxPushCurrent", "cuCtxPopCurrent"}  # where the device's context is not current
 CONTEXT = 1234
 
 
 class FakeDriver:
-    """Answers like the driver of one GPU. Device memory is host memory, so uploads can be read back."""
+    """Answers like the driver of one GPU. ``blocks``: what each launch had for an argument, as the driver copies it."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.capturing = 0
-        self.event_done = True
-        self.pinned: list[Any] = []
+        self.stream_id = 5
+        self.blocks: list[bytes] = []
+        self.allocated: list[Any] = []
         self.CUdevice_attribute = SimpleNamespace(
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major",
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
@@ -60,7 +62,9 @@ class FakeDriver:
         )
         self.CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="smem")
         self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED="relaxed")
-        self.CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
+        self.CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
+        self.CUlaunchAttribute = lambda: SimpleNamespace(value=SimpleNamespace())
+        self.CUlaunchAttributeID = SimpleNamespace(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION="early")
         self.CUdeviceptr = self.CUstream = self.cuuint64_t = self.cuuint32_t = int
         self.CUtensorMapDataType = SimpleNamespace(
             CU_TENSOR_MAP_DATA_TYPE_BFLOAT16="bf16", CU_TENSOR_MAP_DATA_TYPE_FLOAT16="f16"
@@ -92,23 +96,25 @@ class FakeDriver:
             return (self.current,)
         if name == "cuStreamIsCapturing":
             return (self.capturing,)
-        if name in ("cuMemHostAlloc", "cuMemAlloc"):
-            self.pinned.append(ctypes.create_string_buffer(arguments[0]))
-            return (ctypes.addressof(self.pinned[-1]),)
+        if name == "cuStreamGetId":
+            assert not self.capturing  # CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+            return (self.stream_id,)
+        if name == "cuMemAlloc":
+            self.allocated.append(ctypes.create_string_buffer(b"\xff" * arguments[0]))
+            return (ctypes.addressof(self.allocated[-1]),)
+        if name == "cuMemsetD8Async":
+            ctypes.memset(arguments[0], arguments[1], arguments[2])
         if name == "cuTensorMapEncodeTiled":  # a descriptor that says for which address it was made
             made = ctypes.create_string_buffer(struct.pack("<Q", arguments[2]) * 16, 128)
             return (SimpleNamespace(getPtr=lambda: ctypes.addressof(made), keep=made),)
-        if name == "cuMemcpyHtoDAsync":
-            ctypes.memmove(*arguments[:3])
+        if name == "cuLaunchKernelEx":
+            block = ctypes.c_void_p.from_address(arguments[2]).value or 0
+            self.blocks.append(ctypes.string_at(block, lanes.BLOCK_BYTES))
         return (f"a {name}",)
 
     def cuTensorMapEncodeTiled(self, *arguments: Any) -> tuple[Any, ...]:
         self.calls.append(("cuTensorMapEncodeTiled", arguments))
         return (1, None) if self.refuses_maps else (0, *self.answer("cuTensorMapEncodeTiled", arguments))
-
-    def cuEventQuery(self, event: Any) -> tuple[int]:
-        self.calls.append(("cuEventQuery", (event,)))
-        return (0 if self.event_done else 600,)
 
     def names(self) -> list[str]:
         return [name for name, _ in self.calls]
@@ -120,7 +126,7 @@ class FakeDriver:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     made = FakeDriver()
-    for module in (driver, plan, slots, descriptors):
+    for module in (driver, plan, lanes, descriptors):
         monkeypatch.setattr(module, "bindings", lambda: made)
     library = tensors.library_named("torch")
     on_host = replace(
@@ -130,7 +136,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
         signature=lambda array: (array.shape, array.stride(), array.dtype, array.get_device(), array.requires_grad),
     )
     monkeypatch.setattr(tensors, "_torch_library", lambda: on_host)
-    monkeypatch.setattr(launch, "_slots", {})
+    monkeypatch.setattr(launch, "_lanes", {})
     monkeypatch.setattr(launch, "_kernels", {})
     monkeypatch.setattr(calls, "_plans", {})
     tensors.library.cache_clear()
@@ -187,10 +193,9 @@ def again(prepared: plan.Plan, call: launch.Inputs) -> Any:
 
 
 def sent(made: launch.Kernel, fake: FakeDriver) -> dict[str, int | float]:
-    """The words of the block that the last launch pointed at."""
-    upload = next(arguments for name, arguments in reversed(fake.calls) if name == "cuMemcpyHtoDAsync")
+    """The words of the block that the last launch had."""
     packer = made.packer
-    values = packer.struct.unpack(ctypes.string_at(upload[1], packer.size))
+    values = packer.struct.unpack(fake.blocks[-1][: packer.size])
     return {name: values[position] for name, position in packer.index.items()}
 
 
@@ -205,18 +210,17 @@ def items(rule: LaunchRule, **words: int) -> tuple[int, int, int]:
     return (x * y * z, 1, 1) if rule.persistent else (x, y, z)
 
 
-def test_the_kernel_gets_the_block_it_was_sent(fake: FakeDriver) -> None:
+def test_a_launch_is_of_the_grid_and_stream_and_may_begin_early(fake: FakeDriver) -> None:
     made = kernel("causal")
     run(made, inputs())
-    upload = next(arguments for name, arguments in fake.calls if name == "cuMemcpyHtoDAsync")
-    config, _, argument, extra = next(arguments for name, arguments in fake.calls if name == "cuLaunchKernelEx")
+    config, _, _, extra = next(arguments for name, arguments in fake.calls if name == "cuLaunchKernelEx")
     rule = made.artifact.manifest.launch
-    assert (upload[2], upload[3], extra) == (made.packer.size, STREAM, 0)
+    assert extra == 0
     grid = items(rule, max_qo_len=5, group=2, num_kv_heads=2, batch=2)
     assert (config.gridDimX, config.gridDimY, config.gridDimZ) == grid
     assert (config.blockDimX, config.sharedMemBytes, config.hStream) == (rule.threads, rule.smem, STREAM)
-    pointer = ctypes.c_void_p.from_address(argument).value
-    assert ctypes.c_uint64.from_address(pointer or 0).value == upload[0]
+    assert (config.numAttrs, config.attrs[0].id) == (1, "early")
+    assert config.attrs[0].value.programmaticStreamSerializationAllowed == 1
 
 
 def test_nothing_a_call_asks_of_the_driver_waits(fake: FakeDriver) -> None:
@@ -228,9 +232,6 @@ def test_nothing_a_call_asks_of_the_driver_waits(fake: FakeDriver) -> None:
     fake.calls.clear()
     again(prepared, call)
     assert set(fake.names()) == EVERY_CALL
-    for _ in range(slots.SLOTS_A_PAGE):
-        again(prepared, call)
-    assert set(fake.names()) == EVERY_CALL | A_PAGE
 
 
 def test_a_thread_without_the_context_gets_it_for_the_launch(fake: FakeDriver) -> None:
@@ -302,33 +303,33 @@ def test_parameters_and_captured_tensors(fake: FakeDriver) -> None:
     assert sent(made, fake)["w.data"] == per_request.pointer
 
 
-def test_a_slot_is_reused_once_its_launch_is_done_and_never_waited_for(fake: FakeDriver) -> None:
+def test_launches_of_a_stream_share_counters_and_captured_ones_share_none(fake: FakeDriver) -> None:
     made, call = kernel("causal"), inputs()
-    a_chunk = slots.SLOTS_A_PAGE * slots.PAGES_A_CHUNK
-    for _ in range(3 * a_chunk):
-        run(made, call)
-    assert fake.times("cuMemHostAlloc") == 1
-    fake.event_done = False  # the device is far behind
-    fake.calls.clear()
-    for _ in range(2 * a_chunk):
-        run(made, call)
-    assert fake.times("cuMemHostAlloc") == 2
-    places = [arguments[1] for name, arguments in fake.calls if name == "cuMemcpyHtoDAsync"]
-    assert len(set(places)) == 2 * a_chunk
 
+    def counters() -> int:
+        run(made, call)
+        return int(sent(made, fake)["launch.counters"])
 
-def test_what_a_graph_captured_is_never_overwritten(fake: FakeDriver) -> None:
-    made = kernel("causal")
+    own = counters()
+    assert counters() == own
+    fake.stream_id = 6  # the same handle, another stream
+    assert counters() != own
     fake.capturing = 1
+    captured = [counters() for _ in range(lanes.COUNTERS_A_CHUNK + 2)]
+    assert len({own, *captured}) == len(captured) + 1
+    assert fake.times("cuMemAlloc") == 2
+    chunks = [ctypes.addressof(memory) for memory in fake.allocated]
+    size = lanes.COUNTERS_BYTES * lanes.COUNTERS_A_CHUNK
+    assert all(any(chunk <= place <= chunk + size - 8 for chunk in chunks) for place in (own, *captured))
+    assert ctypes.string_at(own, 8) == bytes(8)
+
+
+def test_calls_do_not_disturb_what_earlier_launches_had(fake: FakeDriver) -> None:
+    made = kernel("causal")
     run(made, inputs(q_start=5))
-    assert "cuEventRecord" not in fake.names()
-    upload = next(arguments for name, arguments in fake.calls if name == "cuMemcpyHtoDAsync")
-    before = [ctypes.string_at(int(place), made.packer.size) for place in upload[:2]]
-    fake.capturing = 0
-    call = inputs(q_start=6)
-    for _ in range(3 * slots.SLOTS_A_PAGE * slots.PAGES_A_CHUNK):
-        run(made, call)
-    assert [ctypes.string_at(int(place), made.packer.size) for place in upload[:2]] == before
+    before = fake.blocks[-1]
+    run(made, inputs(q_start=6))
+    assert fake.blocks[0] == before != fake.blocks[1]
 
 
 def test_a_failed_driver_call_is_named(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,9 +379,8 @@ def test_a_partial_call_leaves_a_state(fake: FakeDriver, count: int) -> None:
 
 
 def sent_maps(made: launch.Kernel, fake: FakeDriver) -> list[bytes]:
-    """The descriptors in the block that the last launch pointed at."""
-    upload = next(arguments for name, arguments in reversed(fake.calls) if name == "cuMemcpyHtoDAsync")
-    return [ctypes.string_at(int(upload[1]) + item.offset, MAP_BYTES) for item in made.artifact.manifest.abi.maps]
+    """The descriptors in the block that the last launch had."""
+    return [fake.blocks[-1][item.offset : item.offset + MAP_BYTES] for item in made.artifact.manifest.abi.maps]
 
 
 def of_address(address: int) -> bytes:

@@ -39,9 +39,9 @@ JITTERED = dataclasses.replace(SMALL, jittered=True)
 
 ENTRY = """
 EXPORT void emulate(const Params* params, const attncc::TensorMap* maps, int x, int y, int z, int early) {
-  gridDim = {unsigned(x), unsigned(y), unsigned(z)};
-  for (unsigned i = 0; i < gridDim.x * gridDim.y * gridDim.z; ++i) {
-    blockIdx = {i % gridDim.x, i / gridDim.x % gridDim.y, i / gridDim.x / gridDim.y};
+  gridDim = {unsigned(x * y * z), 1, 1};
+  for (unsigned i = 0; i < gridDim.x; ++i) {
+    blockIdx = {i, 0, 0};
     emulator::early = early;
     emulator::reset_sm90();
     emulator::run(Config::threads, attncc::wgmma_sm90::SharedLayout<Config>::bytes, [&] {
@@ -112,6 +112,8 @@ class Emulated:
         put = {f"{name}_tokens": length * requests for name, (length, requests) in tokens.items()}
         if launch["qo_indptr"]:
             put["qo_tokens"] = launch["qo_tokens"]
+        counters = (ctypes.c_uint32 * 2)()
+        put["counters"] = ctypes.addressof(counters)
         keep = {}  # what the entry `transform` makes, NaN before
         for bit, (name, (heads, side, dim)) in enumerate(places.items()):
             if self.library.transformed() >> bit & 1:
