@@ -16,6 +16,7 @@ from attncc.ir.nodes import After, Load, Variant
 from attncc.ir.walk import walk
 from attncc.passes.dependence import dependence, stage
 from attncc.passes.diagonals import on_diagonal
+from attncc.passes.key_bias import has_key_bias
 from attncc.passes.ranges import tile_program
 from attncc.passes.scale import is_scaled_dot
 
@@ -199,6 +200,7 @@ def _first(
         reasons += [] if spec.layout in module.LAYOUTS else [LAYOUTS[spec.layout]]
         if not reasons:
             heavy = used.hooks | ({"gather"} if _gathers(variant) else set()) | ({"band"} if _band(variant) else set())
+            heavy |= {"key bias"} if has_key_bias(variant) else set()
             config = module.choose(
                 spec.dtype, spec.head_dim, spec.dim_v, spec.arch, precise=spec.precise, hooks=frozenset(heavy)
             )

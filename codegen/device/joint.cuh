@@ -46,6 +46,9 @@
 //       score is the RAW dot product q·k. Returns the logit times log2(e), sm_scale folded in, minus the reference, which is
 //       a row's; without has_logits a family gives none. -inf equals masked.
 //       May be called for masked pairs, and for columns past kv_len (inside the last tile); the value is discarded there.
+//   static float scaled(float score, const Item&);
+//   static float key_added(const Key&);
+//       When facts.key_adds: logits() is their sum, up to rounding, the first one the score times an item's factor.
 //   static bool  mask  (const Item&, const Row&, const Key&, int row, Column col);
 //       The truth about a pair, in every tile; called in partial tiles only, and only when facts.has_mask.
 //       It need not test col < kv_len.
@@ -189,6 +192,8 @@ struct Facts {
   bool key_in_mask_only;  // logits() and weight() do not read Key: a full tile needs none
   bool settles;  // settled() exists
   bool has_special;  // in logits() the score goes through a special function
+  bool key_adds;  // scaled() and key_added() exist
+  bool key_in_mask;  // ... and mask() reads Key, too
 };
 
 // One value, or one per request. T is a 4-byte value type (a bool travels as int).

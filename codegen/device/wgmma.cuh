@@ -36,6 +36,21 @@ __device__ __forceinline__ constexpr u64 descriptor(unsigned address, int leadin
   return u64((address & 0x3ffffu) >> 4) | u64(leading_bytes >> 4) << 16 | u64(stride_bytes >> 4) << 32 | u64(1) << 62;
 }
 
+// A tile of Rows x 16 16-bit elements, K-major, without a swizzle: the first eight columns of all rows, then the others.
+template <int Rows>
+struct PlainTile {
+  static_assert(Rows % 8 == 0, "whole core matrices of 8 rows");
+  static constexpr int plane_bytes = Rows * 16, bytes = 2 * plane_bytes;
+
+  __device__ __forceinline__ static constexpr int offset(int row, int chunk) { return chunk * plane_bytes + row * 16; }
+};
+
+// Its descriptor. PTX ISA 9.7.15.5.1.2.2: without a swizzle the leading offset is from 8 columns to the next 8.
+template <class Tile>
+__device__ __forceinline__ constexpr u64 plain_descriptor(unsigned address) {
+  return u64((address & 0x3ffffu) >> 4) | u64(Tile::plane_bytes >> 4) << 16 | u64(128 >> 4) << 32;
+}
+
 // How far the address goes, in the descriptor's units of 16 bytes, from columns [0, 16) of a K-major tile to its step-th 16.
 template <class Tile>
 __device__ __forceinline__ constexpr u64 column_step(int step) {
@@ -54,6 +69,7 @@ namespace attncc {
 
 // A warpgroup's products of m64, k16; generated for the shapes in use (codegen/families/wgmma_products.py).
 //   scores(c, q, k)        c = q k^T; descriptors of K-major tiles, k's rows being the product's columns.
+//   scores_added(c, q, k, ones, added)   plus one step more, of plain tiles; where a Config adds.
 //   outputs(c, p, v, add)  c = p v, or c += p v with `add`; p as fragments of 16-bit pairs, laid out as mma.m16n8k16's A, v
 //                          of an MN-major tile. Without `add`, c may hold anything.
 // PTX ISA 9.7.15.5.2 wgmma.mma_async; reads and writes c, reads the operands, all later.

@@ -20,6 +20,7 @@ from attncc.codegen.emit.views import Element, Fetch
 from attncc.ir.nodes import INPUTS, Binary, Branch, Expr, Input, Param, Select, Unary, Variant
 from attncc.ir.types import Type
 from attncc.ir.walk import substitute, walk
+from attncc.passes.key_bias import key_bias_of
 from attncc.passes.scale import fold_scale, fold_sink, fold_weight
 
 SERVES = frozenset(
@@ -34,9 +35,10 @@ SM_SCALE = Param("$sm_scale", Type.F32)  # the block's value, uniform over heads
 class Hooks:
     """The hooks as a kernel evaluates them: storage indices, the log2 domain, ``score`` the raw dot product.
 
-    Either ``logits`` (``plain``: it only scales; ``special``: the score goes through a special function) and perhaps
-    ``sink``, or ``weight``, which is not in the log2 domain, and perhaps ``normalize``. ``vectors`` by the vector they
-    transform (query, key, value, out), and as they were ``written``.
+    Either ``logits`` (``plain``: it only scales; ``special``: the score goes through a special function; ``added``: it
+    is the sum of these two, a scaled score and a bias by key) and perhaps ``sink``, or ``weight``, which is not in the
+    log2 domain, and perhaps ``normalize``. ``vectors`` by the vector they transform (query, key, value, out), and as
+    they were ``written``.
     """
 
     logits: Expr | None
@@ -49,11 +51,13 @@ class Hooks:
     vectors: Mapping[str, VectorHook]
     written: Mapping[str, Expr]
     screen: ScreenHook | None  # of the mask, where captured values can prove tiles empty
+    added: tuple[Expr, Expr] | None = None
 
     @property
     def pairs(self) -> list[Expr]:
         """What is computed after a row's and a key's values are there."""
-        return [expr for expr in (self.logits, self.weight, self.mask, self.normalize) if expr is not None]
+        hooks = (self.logits, self.weight, self.mask, self.normalize, *(self.added or ()))
+        return [expr for expr in hooks if expr is not None]
 
     @property
     def rows(self) -> list[Expr]:
@@ -89,6 +93,9 @@ def kernel_hooks(variant: Variant) -> Hooks:
 
     mask = None if branch.mask is None else _rename(branch.mask, branch)
     value = _rename(value, branch)
+    added = None if weighted else key_bias_of(value, branch, variant)
+    if added is not None:
+        value = Binary("add", *added)
     staged = by_diagonal([value] if mask is None else [value, mask], variant)
 
     def to_kernel(expr: Expr) -> Expr:
@@ -112,6 +119,7 @@ def kernel_hooks(variant: Variant) -> Hooks:
         vectors=hooks,
         written=written,
         screen=screen_hook(None if mask is None else positions(mask), tokens),
+        added=None if added is None else (to_kernel(added[0]), to_kernel(added[1])),
     )
 
 

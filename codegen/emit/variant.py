@@ -131,6 +131,7 @@ class _Writer:
                 self._normalize()
             if hooks.logits is not None:
                 self._pair_function("logits", "float", "float score, ", "const Tile&, ", hooks.logits, branch.logits)
+                self._key_added()
                 self._sink()
             if self.hooks.mask is None:
                 out.add()
@@ -167,6 +168,8 @@ class _Writer:
             (true[self.key_in_mask_only], "key_in_mask_only"),
             (true[bool(self.settling)], "settles"),
             (true[hooks.special], "has_special"),
+            (true[self.key_adds], "key_adds"),
+            (true[self.key_adds and self.key_in_mask], "key_in_mask"),
         ]
         while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
             values.pop()
@@ -185,6 +188,17 @@ class _Writer:
         scores = [expr for expr in (self.hooks.logits, self.hooks.weight) if expr is not None]
         read = set(walk(*scores)) if scores else set()
         return bool(self.plan.key) and not any(member.expr in read for member in self.plan.key)
+
+    @property
+    def key_adds(self) -> bool:
+        """Whether logits are a scaled score and a member of Key."""
+        added = self.hooks.added
+        return added is not None and not self.plan.diagonal and any(m.expr is added[1] for m in self.plan.key)
+
+    @property
+    def key_in_mask(self) -> bool:
+        read = set(walk(self.hooks.mask)) if self.hooks.mask is not None else set()
+        return any(member.expr in read for member in self.plan.key)
 
     @property
     def diagonal_per_head(self) -> bool:
@@ -374,6 +388,21 @@ class _Writer:
                 emitter.written = span
                 (value,) = emitter.values([expr])
                 self.out.add(f"return {value};", span)
+
+    def _key_added(self) -> None:
+        """The two summands of logits that have a bias by key."""
+        added = self.hooks.added
+        if added is None or not self.key_adds:
+            return
+        leaf = self._member_leaf({"item.": self.plan.item, "c.": self.plan.key})
+        functions = ("scaled(float score, const Item& item)", "key_added(const Key& c)")
+        for function, expr in zip(functions, added, strict=True):
+            self.out.add()
+            with self.out.block(f"{_INLINE} float {function}"):
+                (value,) = self._emitter(self.out, lambda node: "score" if node is SCORE else leaf(node), "").values(
+                    [expr]
+                )
+                self.out.add(f"return {value};")
 
     def _out_of_line(self, name: str, ctype: str, expr: Expr, leaf: Leaf, span: Span | None) -> list[str]:
         """Writes ``name_of``, a function of exactly what ``expr`` reads, and returns what to pass."""

@@ -24,8 +24,13 @@ struct SharedLayout {
   using QTile = SwizzledTile<Config::block_m, Config::head_dim>;
   using KTile = SwizzledTile<Config::block_n, Config::head_dim>;
   using VTile = SwizzledTile<Config::block_n, Config::head_dim_v>;
+  // Where products add a bias by key: the columns that they have more, of Q for all of its rows, and of K.
+  using OnesTile = PlainTile<64>;
+  using BiasTile = PlainTile<Config::block_n>;
+  static constexpr int value_stages = Config::stages + 1;  // of what hooks stage: made before its K has a place
   static constexpr int q = 0, k = q + Config::q_stages * QTile::bytes, v = k + Config::stages * KTile::bytes;
-  static constexpr int bytes = v + Config::stages * VTile::bytes;
+  static constexpr int ones = v + Config::stages * VTile::bytes, biases = ones + (Config::adds ? OnesTile::bytes : 0);
+  static constexpr int bytes = biases + (Config::adds ? value_stages * BiasTile::bytes : 0);
 };
 
 #ifdef ATTNCC_KERNELS
@@ -39,10 +44,42 @@ struct Softmaxes {
       facts.logit_bound > 0.0f && facts.logit_bound <= FixedReference<typename Config::Element>::most;
   // The hook that makes logits takes a row's reference from them.
   static constexpr bool relative = Config::steady && facts.has_logits && !facts.has_weight && !bounded;
+  // Products add a bias by key: see Added.
+  static constexpr bool added = Config::adds && facts.key_adds;
   // An item's tiles come from the last to the first. Penalties of distance make the last keys of a causal row weigh most:
   // their tile then gives the reference for all others.
-  static constexpr bool descends = relative && !facts.has_screen;
+  static constexpr bool descends = (relative || added) && !facts.has_screen;
 };
+
+__device__ __forceinline__ constexpr Facts without_bias(Facts facts) {
+  facts.has_logits = false;
+  facts.has_key = facts.key_in_mask;
+  return facts;
+}
+
+// What is left of a Variant to its pairs where products add its bias by key: scores that are scaled. Beside every tile of K lies
+// a tile of 16 columns more, of which three hold the bias divided by the scale, in pieces; Q has ones there.
+template <class Variant>
+struct Added : Variant {
+  static constexpr Facts facts = without_bias(Variant::facts);
+
+  __device__ __forceinline__ static float logits(float score, const typename Variant::Item& item, const typename Variant::Row&,
+                                                 const typename Variant::Tile&, const typename Variant::Key&, int, int) {
+    return Variant::scaled(score, item);
+  }
+};
+
+// A Variant as this family runs it.
+template <class Config, class Variant, bool Adds = Config::adds && Variant::facts.key_adds>
+struct Served {
+  using Type = Variant;
+};
+template <class Config, class Variant>
+struct Served<Config, Variant, true> {
+  using Type = Added<Variant>;
+};
+constexpr float kLeastScale = 0x1p-60f;  // of scores beside a bias by key, which is divided by it
+constexpr float kLargestBias = 0x1p31f;  // beyond, it is this: weights against it would be rounded by more than 2^64
 
 constexpr int kLoaders = 128, kHelpers = 96;  // threads of the loading warpgroup; of its warps 1 - 3
 
@@ -79,13 +116,14 @@ template <class Config, class Variant>
 struct alignas(1024) Shared {
   static_assert(Config::stages >= 2, "a tile that may be done again keeps its K until the next one's is there");
   static_assert(Config::slots >= 2, "an item's output is stored while the next one is under way");
-  static constexpr bool staged = Variant::facts.has_key || Variant::facts.has_diagonal;
+  static constexpr bool added = Softmaxes<Config, Variant>::added;
+  static constexpr bool staged = Variant::facts.has_key || Variant::facts.has_diagonal || added;
   // Of the threads of warps 1 - 3, who stages values, and who prepares items: the next one while this one's last tiles are
-  // still staged.
-  static constexpr int stagers = staged ? kHelpers - 32 : 0, preparers = kHelpers - stagers;
+  // still staged. For biases that products add one warp is enough, whose instructions are in nobody's way.
+  static constexpr int stagers = added ? 32 : staged ? kHelpers - 32 : 0, preparers = kHelpers - stagers;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
   static constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;
-  static constexpr int value_stages = Config::stages + 1;  // of what hooks stage: made before its K has a place
+  static constexpr int value_stages = SharedLayout<Config>::value_stages;
 
   unsigned long long slot_full[Config::slots], slot_empty[Config::slots];
   unsigned long long q_full[Config::q_stages][Config::consumers], q_empty[Config::q_stages][Config::consumers];

@@ -23,11 +23,13 @@ class Shapes(Protocol):
     def block_m(self) -> int: ...
     @property
     def block_n(self) -> int: ...
+    @property
+    def adds(self) -> bool: ...
 
 
 def render(config: Shapes) -> str:
     """``Products<Config>``. Raises ValueError where no wgmma is so wide (PTX ISA 9.7.15.5.2)."""
-    parts = [_scores(config), _outputs(config)]
+    parts = [_scores(config), *([_scores(config, adds=True)] if config.adds else []), _outputs(config)]
     return (
         "#ifdef __CUDACC__\nnamespace attncc {\ntemplate <>\nstruct Products<Config> {\n"
         + "\n".join(parts)
@@ -35,7 +37,7 @@ def render(config: Shapes) -> str:
     )
 
 
-def _scores(config: Shapes) -> str:
+def _scores(config: Shapes, *, adds: bool = False) -> str:
     n = config.block_n
     count = n // 2
     lines = []
@@ -46,7 +48,12 @@ def _scores(config: Shapes) -> str:
             f"add.s64 {name}, %{count + i}, {place};" for i, (name, place) in enumerate(zip("ab", places, strict=True))
         ]
         lines.append(_instruction(n, config.dtype, "a", "b", "some" if step else "none", "0, 0"))
-    return _statement("scores", f"float (&c)[{count}], u64 q, u64 k", lines, count, ['"l"(q)', '"l"(k)'])
+    name, parameters, inputs = "scores", f"float (&c)[{count}], u64 q, u64 k", ['"l"(q)', '"l"(k)']
+    if adds:  # last: what is added may be far larger than the rest of the sum, whose steps would be rounded to it
+        lines.append(_instruction(n, config.dtype, f"%{count + 2}", f"%{count + 3}", "some", "0, 0"))
+        name, parameters = "scores_added", f"{parameters}, u64 ones, u64 added"
+        inputs += ['"l"(ones)', '"l"(added)']
+    return _statement(name, parameters, lines, count, inputs)
 
 
 def _outputs(config: Shapes) -> str:

@@ -5,7 +5,8 @@
 // tile. All walk the same items, and each item's tiles.
 //   warp 0, one lane   K and V tiles by TMA into two rings of stages; says in `spans` which tile a stage holds.
 //   warps 1 - 3        items into a ring of slots, their rows of Q by cp.async, whatever their strides and packing. Where
-//                      hooks stage values beside K, warp 1 does so, and warps 2 and 3 stage them.
+//                      hooks stage values beside K, warp 1 does so, and warps 2 and 3 stage them; a bias by key that products
+//                      add (Added, in families/wgmma_items.cuh) warp 3 alone.
 //   consumers          S = Q K^T, softmax, O += P V with P in registers; the output from registers.
 // A consumer's tiles are one sequence over all items: behind an item's last tile comes the next one's first, whose Q K^T is
 // issued before the last P V, so that the tensor cores go on while the output is stored, in the middle of that first tile.
@@ -43,6 +44,9 @@
 
 namespace attncc {
 namespace wgmma_sm90 {
+
+// Q's elements in the columns that add: 1, 1, 1, 0.
+constexpr uint2 kOnes{0x3f803f80u, 0x00003f80u};
 
 // Named barriers.
 constexpr int kTurn = 1;     // + consumer: its turn to issue products
@@ -296,23 +300,34 @@ __device__ __forceinline__ void store_scaled(const ItemSlot<Config, Variant>& sl
   }
 }
 
-// A warp's rows of Q K^T once more, with instructions of the warp alone. `q` and `k` are shared addresses of the tiles.
-template <class Config, class Scores>
-__device__ __forceinline__ void multiply_again(float (&s)[Scores::values], const Scores& scores, unsigned q, unsigned k) {
+// A warp's rows of Q K^T once more, with instructions of the warp alone. `q` and `k` are shared addresses of the tiles, `added`
+// that of what is added to K's columns, where Added.
+template <class Config, bool Added, class Scores>
+__device__ __forceinline__ void multiply_again(float (&s)[Scores::values], const Scores& scores, unsigned q, unsigned k,
+                                               unsigned added) {
   using QTile = typename SharedLayout<Config>::QTile;
   using KTile = typename SharedLayout<Config>::KTile;
   const int lane = scores.lane;
 #pragma unroll
   for (int i = 0; i < Scores::values; ++i) s[i] = 0.0f;
+  constexpr int steps = Config::head_dim / 16;
 #pragma unroll 1
-  for (int step = 0; step < Config::head_dim / 16; ++step) {
+  for (int step = 0; step < (Added ? steps + 1 : steps); ++step) {
     unsigned a[4];
-    load_matrices(a, q + QTile::offset(scores.warp * 16 + (lane & 15), step * 2 + (lane >> 4)));
-    const unsigned column = k + KTile::offset((lane & 7) + (lane >> 4) * 8, step * 2 + ((lane >> 3) & 1));
+    const bool adds = Added && step == steps;
+    if (adds) {
+      a[0] = a[1] = (lane & 3) == 0 ? kOnes.x : (lane & 3) == 1 ? kOnes.y : 0u;
+      a[2] = a[3] = 0u;
+    } else {
+      load_matrices(a, q + QTile::offset(scores.warp * 16 + (lane & 15), step * 2 + (lane >> 4)));
+    }
+    unsigned column = k + KTile::offset((lane & 7) + (lane >> 4) * 8, step * 2 + ((lane >> 3) & 1));
+    if (adds) column = added + PlainTile<Config::block_n>::offset((lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1);
+    const unsigned rows_on = adds ? 16 * 16 : 16 * 128;
 #pragma unroll
     for (int pair = 0; pair < Config::block_n / 16; ++pair) {
       unsigned b[4];
-      load_matrices(b, column + pair * 16 * 128);
+      load_matrices(b, column + pair * rows_on);
       mma(&s[Scores::index(0, pair * 2)], a, b[0], b[1], typename Config::Element());
       mma(&s[Scores::index(0, pair * 2 + 1)], a, b[2], b[3], typename Config::Element());
     }
@@ -365,6 +380,10 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   const u64 q_tiles = descriptor(base + Layout::q + group * 64 * 128, 16, 1024);
   const u64 k_tiles = descriptor(base + Layout::k, 16, 1024);
   const u64 v_tiles = descriptor(base + Layout::v, VTile::panel_bytes, 1024);
+  constexpr bool added = Shared<Config, Variant>::added;
+  using BiasTile = typename Layout::BiasTile;
+  const u64 ones = plain_descriptor<typename Layout::OnesTile>(base + Layout::ones);
+  const u64 biases = plain_descriptor<BiasTile>(base + Layout::biases);
   // Which thread it is is asked again wherever it matters, but for the hooks: of the registers, products take 196 of 224.
   const Scores scores(late ? int(opaque(unsigned(thread))) : thread);
 
@@ -385,8 +404,11 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   };
   // Both are issued, not waited for.
   const auto multiply_k = [&]() {
-    Products<Config>::scores(s, q_tiles + u64(q_ring.stage * (QTile::bytes >> 4)),
-                             k_tiles + u64(k_ring.stage * (KTile::bytes >> 4)));
+    const u64 q = q_tiles + u64(q_ring.stage * (QTile::bytes >> 4)), k = k_tiles + u64(k_ring.stage * (KTile::bytes >> 4));
+    if constexpr (added)
+      Products<Config>::scores_added(s, q, k, ones, biases + u64(values.stage * (BiasTile::bytes >> 4)));
+    else
+      Products<Config>::scores(s, q, k);
     commit_products();
   };
   const auto multiply_v = [&](bool add) {
@@ -480,7 +502,8 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           raised = again || (!keeps_q && last) || (status & kUnsettled);
           if (raised) {
             reduction.raise(s, factor, scale, 0.0f);
-            if (__all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
+            // A diagonal's tile says little of its first rows: where a bias comes in any order, another tile's maximum counts, too.
+            if (!(added && (status & kOpens)) && __all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
           }
         }
       }
@@ -576,8 +599,9 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           fine = fine & (sums[i][0] < kLargestSum) & (sums[i][1] < kLargestSum);
         if (__all_sync(0xffffffffu, fine | (again != 0) | (!keeps_q && last))) break;
         again = 1;
-        multiply_again<Config>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_ring.stage * QTile::bytes,
-                               base + Layout::k + k_ring.stage * KTile::bytes);
+        multiply_again<Config, added>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_ring.stage * QTile::bytes,
+                                      base + Layout::k + k_ring.stage * KTile::bytes,
+                                      base + Layout::biases + values.stage * BiasTile::bytes);
       }
     }
     reduction.add(sums);
@@ -639,13 +663,27 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   }
 }
 
+// What products add, before the next barrier of the CTA: ones; and zeros, beside what stagers write later.
+template <class Config>
+__device__ __forceinline__ void begin_added(char* smem) {
+  using Layout = SharedLayout<Config>;
+  constexpr int ones = Layout::OnesTile::plane_bytes / 16;
+  uint4* const chunks = reinterpret_cast<uint4*>(smem + Layout::ones);
+#pragma unroll 1
+  for (int i = int(threadIdx.x); i < (Layout::bytes - Layout::ones) / 16; i += Config::threads)
+    chunks[i] = uint4{i < ones ? kOnes.x : 0u, i < ones ? kOnes.y : 0u, 0u, 0u};
+  fence_proxy();  // wgmma reads them
+}
+
 // The items of one CTA. `smem` is 1024-byte aligned, SharedLayout<Config>::bytes long.
-template <class Config, class Variant>
-__device__ __forceinline__ void run_block(const typename Variant::Params& params, const TensorMap* k_map,
+template <class Config, class Given>
+__device__ __forceinline__ void run_block(const typename Given::Params& params, const TensorMap* k_map,
                                           const TensorMap* v_map, char* smem) {
+  using Variant = typename Served<Config, Given>::Type;
   alignas(1024) __shared__ char state[sizeof(Shared<Config, Variant>)];
   auto& shared = *reinterpret_cast<Shared<Config, Variant>*>(state);
   if (Config::checked && shared_address(smem) % 1024 != 0) stop_kernel();
+  if constexpr (Shared<Config, Variant>::added) begin_added<Config>(smem);
   if (threadIdx.x == 0) {
     constexpr int warps = 4 * Config::consumers;
     shared.zero = 0;
@@ -679,7 +717,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
     if (threadIdx.x == 0)
       load_tiles<Config, Variant>(params.launch, k_map, v_map, shared, shared_address(smem));
     else if (threadIdx.x >= kLoaders - Shared<Config, Variant>::stagers)
-      stage_items<Config, Variant>(params, shared, int(threadIdx.x) - (kLoaders - Shared<Config, Variant>::stagers));
+      stage_items<Config, Variant>(params, shared, smem, int(threadIdx.x) - (kLoaders - Shared<Config, Variant>::stagers));
     else if (threadIdx.x >= kLoaders - kHelpers)
       prepare_items<Config, Variant>(params, shared, smem, shared_address(smem),
                                      int(threadIdx.x) - (kLoaders - kHelpers));

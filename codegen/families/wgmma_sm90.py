@@ -6,7 +6,7 @@ The kernel is ``wgmma_sm90.cuh`` beside this file. Knows nothing of the IR: what
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from attncc.codegen.families import entries, wgmma_products
@@ -31,7 +31,8 @@ class Config:
     items. ``registers`` are a loading thread's and a multiplying one's, in all no more than the CTA starts with, as
     many for every thread; whoever takes more than is left waits for ever. ``checked`` stops a kernel that waits for
     what never comes. ``jittered``, for tests, lets loaders and consumers dawdle by chance wherever they meet.
-    ``steady``: plain scores are weighed against the largest of a row's first tile while that serves.
+    ``steady``: plain scores are weighed against the largest of a row's first tile while that serves. ``adds``: where
+    logits are scaled scores and a bias by key, products add it.
     """
 
     dtype: Dtype
@@ -47,6 +48,7 @@ class Config:
     checked: bool = False
     steady: bool = True
     jittered: bool = False
+    adds: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -66,12 +68,13 @@ class Config:
     def smem_bytes(self) -> int:
         """Dynamic shared memory of a CTA; ``SharedLayout`` in the header computes the same."""
         qk, v = 128 * -(-self.head_dim // 64), 128 * -(-self.head_dim_v // 64)
-        return self.q_stages * self.block_m * qk + self.stages * self.block_n * (qk + v)
+        added = 32 * (64 + (self.stages + 1) * self.block_n) if self.adds else 0
+        return self.q_stages * self.block_m * qk + self.stages * self.block_n * (qk + v) + added
 
     @property
     def products(self) -> int:
         """HGMMA instructions in the SASS: the first Q K^T of all and the loop's, and the loop's P V."""
-        return 2 * (self.head_dim // 16) + self.block_n // 16
+        return 2 * (self.head_dim // 16 + self.adds) + self.block_n // 16
 
     def launch_rule(self) -> dict[str, object]:
         """How to launch ``attncc_main``: grid expressions over the Launch block's fields, threads, dynamic bytes.
@@ -123,6 +126,7 @@ _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
 }
 SHAPES: Final = tuple(_TILES)  # (head_dim, head_dim_v)
 _LIGHT: Final = frozenset({"mask", "sink", "output"})
+_ADDING_BYTES: Final = 216 << 10  # of tiles, where products add to scores: items take the rest of a block's 227 KiB
 _BEFORE: Final = frozenset({"query", "key", "value"})  # done when `main` begins
 
 
@@ -154,7 +158,7 @@ def choose(
     hooks: frozenset[str] = frozenset(),
 ) -> Config:
     """The Config for a shape on an architecture. ``precise`` turns approximations off; ``hooks`` are Features.hooks,
-    and "gather" where a hook of pairs reads tensors.
+    "gather" where a hook of pairs reads tensors, and "key bias" where that is what logits add to a scaled score.
 
     Raises ValueError when ``refuse_shape`` has reasons.
     """
@@ -164,6 +168,19 @@ def choose(
     bare, light, usual, gathering = _TILES[head_dim, head_dim_v]
     here = hooks - _BEFORE
     tile = gathering if "gather" in here else usual if here - _LIGHT else light if here else bare
+
+    def of(tile: Tile) -> Config:
+        return _config(dtype, head_dim, head_dim_v, tile, accuracy_of(dtype, precise=precise))
+
+    if dtype == "bf16" and here - _LIGHT == {"logits", "key bias"}:  # f16 does not hold the pieces of every bias
+        for adding in (light, usual):
+            config = replace(of(adding), adds=True)
+            if config.smem_bytes <= _ADDING_BYTES:
+                return config
+    return of(tile)
+
+
+def _config(dtype: Dtype, head_dim: int, head_dim_v: int, tile: Tile, accuracy: Accuracy) -> Config:
     return Config(
         dtype,
         head_dim,
@@ -174,7 +191,7 @@ def choose(
         tile.q_stages,
         tile.slots,
         tile.registers,
-        accuracy_of(dtype, precise=precise),
+        accuracy,
     )
 
 
@@ -207,6 +224,7 @@ def render_config(config: Config) -> str:
             f"  static constexpr bool checked = {str(config.checked).lower()};",
             f"  static constexpr bool steady = {str(config.steady).lower()};",
             f"  static constexpr bool jittered = {str(config.jittered).lower()};",
+            f"  static constexpr bool adds = {str(config.adds).lower()};",
             f"  static constexpr attncc::Accuracy accuracy = attncc::Accuracy::{config.accuracy};",
             "};",
             "",

@@ -132,12 +132,14 @@ def check(
     arguments: dict[str, Any] | None = None,
     family: str | None = None,
     head_dim_v: int | None = None,
+    variant: VariantFactory[...] | None = None,
     **call: Any,
 ) -> None:
     """Run an example and hold it to the accuracy bounds, with NaN around every request and poison around the output.
 
-    ``call`` are further arguments of the call, as numpy arrays or scalars; ``family`` forces a kernel family, which
-    ``head_dim_v`` needs.
+    ``variant`` with its ``arguments`` may take the example's place. ``call`` are further arguments of the call, as
+    numpy arrays or scalars; ``family`` forces a kernel family, which ``head_dim_v`` needs. An LSE of magnitude x may be
+    off by 2⁻²² (x − 1000) more.
     """
     rng = np.random.default_rng(seed)
     heads = sizes.kv_heads * group
@@ -156,7 +158,8 @@ def check(
         for key, value in (("qo_lens", sizes.qo_lens), ("kv_lens", sizes.kv_lens))
         if value is not None
     }
-    bound = example(name)(**given)
+    factory = example(name) if variant is None else variant
+    bound = factory(**given)
     context = {"params": bound.params, "tensors": bound.tensors, **lens, **call}
     ref = reference(bound.variant, q, k, v, **context)
     eager = reference(bound.variant, q, k, v, **context, dtype=dtype)
@@ -167,7 +170,7 @@ def check(
     out, buffer = surrounded(np.full(ref.out.shape, POISON), TORCH[dtype], layout, POISON)
     moved = {key: on_device(value) for key, value in {**lens, **call}.items()}
     moved |= {"out": out, "return_lse": True, "layout": layout}
-    on_gpu = bind(name, given)
+    on_gpu = factory(**{key: on_device(value) for key, value in given.items()})
     if family is None:
         result, lse = attncc.attention(*tensors, on_gpu, **moved)
     else:
@@ -186,7 +189,8 @@ def check(
     report = row_bound(valid(got), valid(ref.out), valid(eager.out), dtype, pool)
     assert report.ok, str(report)
     found = lse_bound(valid(got_lse), valid(ref.lse))
-    assert found.ok, str(found)
+    large = np.abs(np.nan_to_num(valid(ref.lse), posinf=0.0, neginf=0.0)).max(initial=0.0)
+    assert found.error <= found.bound + 2**-22 * max(0.0, large - 1000.0), str(found)
     # Nothing but the rows of each request was written.
     beyond = [got[b, sizes.rows(b) :] for b in range(sizes.batch)]
     assert all(bool((rest == POISON).all()) for rest in beyond), "written past a request's rows"

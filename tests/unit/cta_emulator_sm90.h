@@ -84,17 +84,23 @@ inline float element(unsigned address, attncc::bf16 type) {
   return half_bits_to_float(bits, type);
 }
 
-// PTX ISA 9.7.15.5.1: element (row, k) of a K-major operand, (k, column) of an MN-major one, 128-byte swizzle.
+// PTX ISA 9.7.15.5.1: element (row, k) of a K-major operand, (k, column) of an MN-major one, 128-byte swizzle; or of a K-major
+// one without a swizzle, of core matrices of 8 rows of 16 bytes.
 struct Operand {
   unsigned start, leading, stride;
+  bool plain;
 
   explicit Operand(unsigned long long descriptor)
       : start(unsigned(descriptor & 0x3fff) << 4), leading(unsigned(descriptor >> 16 & 0x3fff) << 4),
-        stride(unsigned(descriptor >> 32 & 0x3fff) << 4) {
-    if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) fail("not a descriptor of the 128-byte swizzle");
+        stride(unsigned(descriptor >> 32 & 0x3fff) << 4), plain(descriptor >> 62 == 0) {
+    if (descriptor >> 62 > 1 || (descriptor >> 49 & 7) != 0) fail("not a descriptor of the 128-byte swizzle or of none");
   }
-  unsigned k_major(int row, int k) const { return swizzled(start + row / 8 * stride + row % 8 * 128 + k * 2); }
+  unsigned k_major(int row, int k) const {
+    if (plain) return start + row / 8 * stride + row % 8 * 16 + k / 8 * leading + k % 8 * 2;
+    return swizzled(start + row / 8 * stride + row % 8 * 128 + k * 2);
+  }
   unsigned mn_major(int k, int col) const {
+    if (plain) fail("an MN-major operand without a swizzle");
     return swizzled(start + col / 64 * leading + k / 8 * stride + k % 8 * 128 + col % 64 * 2);
   }
 };
@@ -242,6 +248,10 @@ struct Products {
   static void scores(float (&c)[columns / 2], u64 q, u64 k) {
     for (int step = 0; step < Config::head_dim / 16; ++step)
       Step<columns, Element>::from_shared(c, q + column_step<QTile>(step), k + column_step<KTile>(step), step != 0);
+  }
+  static void scores_added(float (&c)[columns / 2], u64 q, u64 k, u64 ones, u64 added) {
+    scores(c, q, k);
+    Step<columns, Element>::from_shared(c, ones, added, true);
   }
   static void outputs(float (&c)[channels / 2], const unsigned (&p)[columns / 16][4], u64 v, bool add) {
     for (int step = 0; step < columns / 16; ++step)

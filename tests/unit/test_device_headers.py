@@ -32,6 +32,7 @@ def cpp(folder: Path, text: str) -> Path:
 PROBE = """
 #include "device/joint.cuh"
 #include "device/math.cuh"
+#include "device/pieces.cuh"
 #include "device/smem.cuh"
 #include "device/tiles.cuh"
 #include "families/mma_sm80.cuh"
@@ -48,6 +49,10 @@ static int walk(Iterator iterator, int* out) {
 }
 extern "C" {
 void offsets(long* out) { %(offsets)s }
+void split(float x, unsigned* out) {
+  const Pieces made = pieces(x);
+  out[0] = made.first, out[1] = made.last;
+}
 int sizes(int i) {
   const int all[] = {sizeof(Launch), sizeof(TensorRef<float, 3>), sizeof(Scalar<int>)};
   return all[i];
@@ -278,6 +283,20 @@ def test_every_f16_and_bf16_reads_as_numpy_reads_it(probe: ctypes.CDLL) -> None:
         brain = float(np.array(bits << 16, np.uint32).view(np.float32))
         for got, want in ((probe.load_f16(bits), half), (probe.load_bf16(bits), brain)):
             assert got == want or (math.isnan(got) and math.isnan(want))
+
+
+def test_three_bf16_add_up_to_a_float(probe: ctypes.CDLL) -> None:
+    probe.split.argtypes = [ctypes.c_float, ctypes.c_void_p]
+    dice = np.random.default_rng(0)
+    values = np.concatenate(
+        [dice.normal(0, 10.0 ** dice.uniform(-30, 30, 4000)), [0.0, 1.0, -1e9, 3.4028235e38, 2**31]]
+    )
+    out = np.zeros(2, np.uint32)
+    for value in values.astype(np.float32):
+        probe.split(value, out.ctypes.data)
+        parts = np.array([out[0] << np.uint32(16), out[0] & 0xFFFF0000, out[1] << np.uint32(16)], np.uint32)
+        assert parts.view(np.float32).astype(np.float64).sum() == np.float64(value)
+        assert out[1] >> 16 == 0
 
 
 def test_starts_default_to_the_newest_tokens_and_indptr_gives_lengths(probe: ctypes.CDLL) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections import Counter
 
 import pytest
 
@@ -74,10 +75,15 @@ def test_every_hook_at_head_dim_128(name: str) -> None:
 # special function: without a hook 135 and 1.
 FULL = {
     "alibi": [(215, 6)],
-    "causal_key_bias": [(228, 20)],
     "relative": [(150, 6), (232, 36)],  # beyond the table's end, before it
     "t5_bias": [(150, 6), (232, 36)],
 }
+
+
+def blocks(sass: str) -> list[Counter[str]]:
+    """The instructions of every straight piece of code."""
+    ends = r"^.*\b(?:BRA|BSYNC|EXIT)\b.*$|^\.L_\w+:$"
+    return [histogram(text) for text in re.split(ends, sass, flags=re.MULTILINE)]
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -86,14 +92,47 @@ def test_what_hooks_add_stands_beside_the_exponentials(name: str) -> None:
     variant = getattr(cases, name).definition.instantiate({})
     made = stages(variant, KernelSpec("sm_90a", "bf16", 128, family="wgmma_sm90"))
     sass = disassemble(made.compiled["main"].cubin)
-    ends = r"^.*\b(?:BRA|BSYNC|EXIT)\b.*$|^\.L_\w+:$"
-    blocks = [histogram(text) for text in re.split(ends, sass, flags=re.MULTILINE)]
-    found = sorted((sum(counts.values()), counts["LDS"]) for counts in blocks if counts["MUFU"] == 64)
+    found = sorted((sum(counts.values()), counts["LDS"]) for counts in blocks(sass) if counts["MUFU"] == 64)
     found = [block for block in found if block[0] > 140]  # the others are those of tiles with a mask
     assert len(found) == len(FULL[name])
     for (count, reads), (most, most_reads) in zip(found, FULL[name], strict=True):
         assert count <= most
         assert reads <= most_reads
+
+
+@pytest.mark.parametrize("shape", wgmma_sm90.SHAPES, ids=lambda shape: "/".join(map(str, shape)))
+def test_products_add_a_bias_by_key(shape: tuple[int, int]) -> None:
+    """By a step more for each tile, wherever shared memory holds what they add; no more is left of it in the loop."""
+    variant = cases.causal_key_bias.definition.instantiate({})
+    made = stages(variant, KernelSpec("sm_90a", "bf16", *shape, family="wgmma_sm90"))
+    config, main = made.choice.config, made.compiled["main"]
+    used = main.resources[ENTRY]
+    assert config.adds
+    assert main.warnings == ()
+    assert (used.spill_stores, used.spill_loads, used.stack) == (0, 0, 0)
+    assert used.static_smem % 1024 == 0
+    assert config.smem_bytes + used.static_smem <= mma_sm80.SHARED_BYTES["sm_90a"]
+    sass = disassemble(main.cubin)
+    counts = histogram(sass, ENTRY)
+    assert counts["HGMMA"] == config.products
+    assert counts["HMMA"] == config.block_n // 8
+    block = max(blocks(sass), key=lambda found: found["MUFU"])
+    assert block["MUFU"] >= config.block_n // 2 - 2  # the first two may stand with what comes before
+    assert block["LDS"] <= 1
+    assert sum(block.values()) <= 2 * block["MUFU"] + 12
+
+
+def test_products_add_in_bf16_alone_and_beside_masks_and_sinks() -> None:
+    """f16 does not hold the pieces of every bias; hooks that gather or output need their own tiles."""
+    adds = {"logits", "key bias"}
+    for hooks, dtype, expected in (
+        (adds, "bf16", True),
+        (adds | {"mask", "sink", "query", "key"}, "bf16", True),
+        (adds, "f16", False),
+        (adds | {"mask", "gather"}, "bf16", False),
+        ({"logits", "mask"}, "bf16", False),
+    ):
+        assert wgmma_sm90.choose(dtype, 128, 128, "sm_90a", hooks=frozenset(hooks)).adds == expected
 
 
 @pytest.mark.parametrize("name", ["rope", "normed"])

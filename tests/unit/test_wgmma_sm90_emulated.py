@@ -27,6 +27,7 @@ from attncc.codegen.launch_block import LAUNCH_BYTES, LAUNCH_FIELDS
 from attncc.diagnostics import Source
 from attncc.ir.nodes import Variant
 from attncc.passes.canonicalize import canonicalize
+from attncc.passes.key_bias import has_key_bias
 from attncc.reference import Sizes
 from attncc.runtime.descriptors import Storage, stand_in
 from tests.unit import mma_sm80_variants as variants
@@ -231,9 +232,9 @@ def test_it_matters_not_who_is_early(build: Any, name: str, rings: dict[str, int
         run(build, name, config, case, early=number % 2 == 0, blocks=2)
 
 
-def generated(folder: Path, variant: Variant, **how: Any) -> tuple[Any, Variant, Any]:
+def generated(folder: Path, variant: Variant, small: wgmma_sm90.Config = SMALL, **how: Any) -> tuple[Any, Variant, Any]:
     """The kernel of a variant as the emitter writes it, to be emulated; the variant and the configuration."""
-    config = dataclasses.replace(SMALL, accuracy="exact")
+    config = dataclasses.replace(small, accuracy="exact")
     source = emit_variant(variant)
     text = assemble(variant, source, wgmma_sm90.HEADER, wgmma_sm90.render_config(config), {}).plain
     return Emulated(library_of(folder, variant.name, text, ["-w"]), config, **how), variant, config
@@ -275,6 +276,48 @@ def test_values_of_a_diagonal_by_row_of_a_head(tmp_path: Path, name: str, kv_hea
     assert "has_diagonal */ true" in emit_variant(variant).text.render()
     sizes = Sizes(batch=2, num_heads=2, num_kv_heads=kv_heads, head_dim=64, head_dim_v=64, qo_len=280, kv_len=430)
     check_generated(*generated(tmp_path, variant, blocks=3), sizes)
+
+
+# Biases by key: beside a mask that reads keys as well, of several tensors and a column, that grow and fall by tiles,
+# far larger than scores; minus infinity.
+KEY_BIASES = """
+variant plain(bias: f32[batch, kv_len]) { logits = score + bias[b, col] }
+variant causal(bias: f32[batch, kv_len]) { logits = score + bias[b, col]; mask = q >= k }
+variant masked(bias: f32[batch, kv_len]) {
+    logits = 3.0 * score - bias[b, col]
+    mask   = bias[b, col] < 0.9 and q - k < 50
+}
+variant several(x: f32[batch, kv_len], y: f32[kv_len], z: f32[num_kv_heads]) {
+    logits = score - (x[b, col] + z[hk] * k) + y[col]
+}
+variant falls(bias: f32[batch, kv_len]) { logits = score - 0.7 * k + bias[b, col]; mask = q >= k }
+variant grows(bias: f32[batch, kv_len]) { logits = score + 0.7 * k + bias[b, col]; mask = q >= k }
+variant large(bias: f32[batch, kv_len]) { logits = score + (1e4 if bias[b, col] > 0.5 else -1e9 if col > 0 else 0.0) }
+variant kept(bias: f32[batch, kv_len]) { logits = score + log(max(bias[b, col], 0.0)); mask = q >= k }
+variant negative(bias: f32[batch, kv_len]) { sm_scale = -0.2; logits = score + bias[b, col] }
+variant nothing(bias: f32[batch, kv_len]) { sm_scale = 0.0; logits = score + bias[b, col] }
+"""
+ADDING = dataclasses.replace(SMALL, dtype="bf16", adds=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "causal", "masked", "several", "falls", "grows", "large", "kept", "negative", "nothing"]
+)
+@pytest.mark.parametrize("early", [False, True])
+def test_products_add_a_bias_by_key(tmp_path: Path, name: str, early: bool) -> None:
+    """As a tile of three more channels beside every tile of K; done again, too."""
+    written = grammar.read(Source("v.attn", KEY_BIASES)).definitions
+    variant = canonicalize(written[name].instantiate({}))
+    assert "key_adds */ true" in emit_variant(variant).text.render()
+    assert has_key_bias(variant)
+    check_generated(*generated(tmp_path, variant, ADDING, early=early, blocks=3))
+
+
+@pytest.mark.parametrize("change", [{"stages": 3, "q_stages": 1}, {"consumers": 1, "block_n": 48}, {"slots": 2}])
+def test_products_add_whoever_is_early(tmp_path: Path, change: dict[str, int]) -> None:
+    variant = canonicalize(grammar.read(Source("v.attn", KEY_BIASES)).definitions["causal"].instantiate({}))
+    config = dataclasses.replace(ADDING, jittered=True, **change)  # type: ignore[arg-type]
+    check_generated(*generated(tmp_path, variant, config, blocks=3))
 
 
 VECTORS = """
