@@ -23,6 +23,12 @@ __device__ __forceinline__ unsigned opaque(unsigned value) {
   return value;
 }
 
+// The same object, of which the compiler knows no value: what follows from it is found where it is needed.
+template <class T>
+__device__ __forceinline__ const T& hidden(const T& object) {
+  return *reinterpret_cast<const T*>(opaque(reinterpret_cast<const char*>(&object)));
+}
+
 // 0. A loop that goes on until it has been seen runs once, and values that it changes stay where they are: a branch would
 // have the compiler copy them for the side that does not.
 __device__ __forceinline__ int opaque_zero() {

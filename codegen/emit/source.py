@@ -18,7 +18,7 @@ from attncc.ir.nodes import Variant
 
 C = TypeVar("C", contravariant=True)
 
-HEADERS = tuple(f"device/{name}.cuh" for name in ("dependents", "joint", "math", "tile_program", "views"))
+HEADERS = tuple(f"device/{name}.cuh" for name in ("joint", "math", "tile_program", "views"))
 
 
 class Family(Protocol[C]):

@@ -17,10 +17,14 @@ def alone(role: Role) -> str:
     return f"--define-macro={_MACRO}={ROLES.index(role) + 1}"
 
 
-def wrapper(role: Role, threads: int, namespace: str) -> str:
-    """The entry point of a role that all families share; ``Params``, ``Config`` and ``Variant`` stand above it."""
+def wrapper(role: Role, threads: int, namespace: str, blocks: int | None = None) -> str:
+    """The entry point of a role that all families share; ``Params``, ``Config`` and ``Variant`` stand above it.
+
+    ``blocks``: how many a multiprocessor runs at once, so that a thread may have as many registers as that leaves.
+    """
+    bounds = str(threads) if blocks is None else f"{threads}, {blocks}"
     return (
-        f'extern "C" __global__ void __launch_bounds__({threads})\n'
+        f'extern "C" __global__ void __launch_bounds__({bounds})\n'
         f"{SYMBOLS[role]}(const __grid_constant__ Params params) {{\n"
         "  attncc::follow_grids();\n"
         f"  attncc::{namespace}::run_block<Config, Variant>(params);\n"

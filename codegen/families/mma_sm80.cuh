@@ -8,6 +8,7 @@
 #include "families/mma_layout.cuh"
 
 #ifdef ATTNCC_KERNELS
+#include "device/dependents.cuh"
 #include "device/mma.cuh"
 #include "device/reduction.cuh"
 #include "device/tile_copy.cuh"
@@ -426,9 +427,8 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
   if constexpr (Variant::facts.has_diagonal && Variant::facts.diagonal_per_head) {
 #pragma unroll 1
     for (int round = 0;; ++round) {
-      // Opaque: what follows from the parameters is found anew for every item, and no register holds it meanwhile.
-      const char* const address = opaque(reinterpret_cast<const char*>(&params));
-      if (!run_head_items<Config, Variant>(*reinterpret_cast<const typename Variant::Params*>(address), round, smem)) break;
+      // What follows from the parameters is found anew for every item: no register holds it meanwhile.
+      if (!run_head_items<Config, Variant>(hidden(params), round, smem)) break;
       __syncthreads();  // the next item's copies go where this one's output is read
     }
   } else {

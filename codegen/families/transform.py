@@ -28,4 +28,4 @@ def launch_rule(operands: Sequence[str]) -> dict[str, object]:
 
 def render_wrapper() -> str:
     """The entry point of the generated text."""
-    return entries.wrapper("transform", 32 * WARPS, "transforming")
+    return entries.wrapper("transform", 32 * WARPS, "transforming", blocks=4)

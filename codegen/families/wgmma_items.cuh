@@ -44,6 +44,9 @@ struct Softmaxes {
       facts.logit_bound > 0.0f && facts.logit_bound <= FixedReference<typename Config::Element>::most;
   // The hook that makes logits takes a row's reference from them.
   static constexpr bool relative = Config::steady && facts.has_logits && !facts.has_weight && !bounded;
+  // What is added to scores is added beside the exponentials, where a tile needs neither mask nor maximum. Where a special
+  // function comes before the exponential, it takes as long anyhow.
+  static constexpr bool late = relative && !facts.has_special;
   // Products add a bias by key: see Added.
   static constexpr bool added = Config::adds && facts.key_adds;
   // An item's tiles come from the last to the first. Penalties of distance make the last keys of a causal row weigh most:

@@ -279,17 +279,33 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
       const int shift = first - first_before;
       first_before = same ? kNone : first;
       const bool idle = !real || alike > Shared<Config, Variant>::value_stages;
+      // Values [begin, end) are made, the others moved.
+      const bool moves = shift % stagers == 0 && shift < deltas && -shift < deltas;
+      const int begin = moves && shift > 0 ? deltas - shift : 0, end = moves && shift < 0 ? -shift : deltas;
 #pragma unroll 1
       for (int head = idle ? heads : 0; head < heads; ++head) {
-        Diagonal value;
+        Diagonal* const own = diagonals + head * deltas;
+        if (same) {
+          const Diagonal value = Variant::diagonal(params, item, slot.work.h0 + head, first + stager);
 #pragma unroll 1
-        for (int i = stager; i < deltas; i += stagers) {
-          if (shift % stagers == 0 && unsigned(i + shift) < unsigned(deltas))
-            value = before[head * deltas + i + shift];
-          else if (!same || i == stager)
-            value = Variant::diagonal(params, item, slot.work.h0 + head, first + i);
-          diagonals[head * deltas + i] = value;
+          for (int i = stager; i < deltas; i += stagers) own[i] = value;
+          continue;
         }
+        int i = stager;
+#pragma unroll 1
+        for (; i < begin; i += stagers) own[i] = before[head * deltas + i + shift];
+        // Two at once: what a value is gathered from comes late.
+#pragma unroll 1
+        for (; i < end; i += 2 * stagers) {
+          const int other = i + stagers < end ? i + stagers : i;
+          const Diagonal value = Variant::diagonal(params, item, slot.work.h0 + head, first + i);
+          const Diagonal another = Variant::diagonal(params, item, slot.work.h0 + head, first + other);
+          own[i] = value;
+          own[other] = another;
+        }
+        i = i > end && moves ? stager + (end - stager + stagers - 1) / stagers * stagers : i;
+#pragma unroll 1
+        for (; i < deltas; i += stagers) own[i] = before[head * deltas + i + shift];
       }
     }
     wait<Config::checked>(shared_address(&shared.k_empty[ring.stage]), ring.parity ^ 1);

@@ -366,9 +366,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   constexpr bool steady = relative || (Config::steady && plain);
   constexpr bool keeps_q = steady && Config::q_stages > 1;
   constexpr unsigned kEarly = keeps_q ? 0 : kLast;  // a tile before whose exponentials Q is given back
-  // What is added to scores is added beside the exponentials, where a tile needs neither mask nor maximum. Where a special
-  // function comes before the exponential, it takes as long anyhow.
-  constexpr bool late = relative && !facts.has_special;
+  constexpr bool late = Softmaxes<Config, Variant>::late;
   using Reduction =
       typename ReductionOf<facts.has_weight, Config::accuracy, bounded, relative && !late>::template Running<Scores>;
   constexpr bool staged = Shared<Config, Variant>::staged;
@@ -538,7 +536,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           if (facts.settles && span.word < 0)
             TilePairs(scores, view).make_settled(s, reference, weight);
           else
-            TilePairs(Scores(opaque_thread() - kLoaders), view).make_unpacked(s, reference, weight);
+            TilePairs(scores, view).make_unpacked(s, reference, weight);
         } else {
           TilePairs(scores, view).make(s, reference, weight);
         }
@@ -675,6 +673,16 @@ __device__ __forceinline__ void begin_added(char* smem) {
   fence_proxy();  // wgmma reads them
 }
 
+// The parameters for who prepares items. Constant memory is what reads them fastest, through uniform registers: where consumers
+// would be left without any, from an address that nobody knows.
+template <class Config, class Variant>
+__device__ __forceinline__ const typename Variant::Params& helpers_params(const typename Variant::Params& params) {
+  if constexpr (Softmaxes<Config, Variant>::late || Variant::facts.has_diagonal)
+    return hidden(params);
+  else
+    return params;
+}
+
 // The items of one CTA. `smem` is 1024-byte aligned, SharedLayout<Config>::bytes long.
 template <class Config, class Given>
 __device__ __forceinline__ void run_block(const typename Given::Params& params, const TensorMap* k_map,
@@ -719,7 +727,7 @@ __device__ __forceinline__ void run_block(const typename Given::Params& params, 
     else if (threadIdx.x >= kLoaders - Shared<Config, Variant>::stagers)
       stage_items<Config, Variant>(params, shared, smem, int(threadIdx.x) - (kLoaders - Shared<Config, Variant>::stagers));
     else if (threadIdx.x >= kLoaders - kHelpers)
-      prepare_items<Config, Variant>(params, shared, smem, shared_address(smem),
+      prepare_items<Config, Variant>(helpers_params<Config, Variant>(params), shared, smem, shared_address(smem),
                                      int(threadIdx.x) - (kLoaders - kHelpers));
   } else {
     take_registers<Config::consumer_registers>();

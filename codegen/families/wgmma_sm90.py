@@ -107,6 +107,7 @@ class Tile:
 # tensors for every pair, which needs registers. Wide tiles read Q and synchronise seldom; narrow ones waste less beside
 # a mask. docs/performance.md has the measurements.
 _WIDE: Final = Tile(2, 176, 2, 1, registers=(56, 224))
+_SQUARE: Final = Tile(2, 128, 2, 2)
 _THREE: Final = Tile(3, 112, 3, 2, registers=(56, 152))
 _GATHERING: Final = Tile(2, 64, 2, 1, registers=(88, 208))
 _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
@@ -116,9 +117,9 @@ _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
         Tile(3, 96, 3, 2, registers=(80, 144)),
         Tile(2, 64, 4, 2, registers=(88, 208)),
     ),
-    (80, 80): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
-    (96, 96): (_WIDE, Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), _GATHERING),
-    (128, 128): (Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), Tile(2, 128, 2, 2), Tile(2, 64, 4, 1, registers=(88, 208))),
+    (80, 80): (_WIDE, _SQUARE, _SQUARE, _GATHERING),
+    (96, 96): (_WIDE, _SQUARE, _SQUARE, _GATHERING),
+    (128, 128): (_SQUARE, _SQUARE, _SQUARE, Tile(2, 64, 4, 1, registers=(88, 208))),
     (160, 160): (Tile(2, 112, 2, 1, 2), Tile(2, 112, 2, 1, 2), Tile(2, 96, 2, 1), _GATHERING),
     (192, 128): (Tile(2, 128, 2, 1), Tile(2, 128, 2, 1), Tile(2, 112, 2, 1), _GATHERING),
     (192, 192): (Tile(2, 112, 2, 1, 2), Tile(2, 112, 2, 1, 2), Tile(2, 96, 2, 1), _GATHERING),

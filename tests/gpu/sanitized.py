@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import attncc
+from attncc.bench import cases
 from tests.gpu.attention_cases import ARGUMENTS, TORCH, Sizes, example, on_device
 
 ROWS, COLS, HEADS, KV_HEADS = (37, 0, 5), (70, 9, 0), 4, 2
@@ -47,7 +48,10 @@ def padded(
 ) -> None:
     q = torch.randn(len(rows), max(rows), HEADS, head_dim, device="cuda").to(TORCH[dtype])
     k, v = (torch.randn(len(rows), max(cols), kv_heads, head_dim, device="cuda").to(TORCH[dtype]) for _ in range(2))
-    bound = example(name)(**{key: on_device(value) for key, value in given(name, head_dim).items()})
+    if name == "key_bias":
+        bound = cases.causal_key_bias(bias=torch.randn(len(rows), max(cols), device="cuda"))
+    else:
+        bound = example(name)(**{key: on_device(value) for key, value in given(name, head_dim).items()})
     lens = {"qo_lens": torch.tensor(rows, dtype=torch.int32), "kv_lens": torch.tensor(cols, dtype=torch.int32)}
     call = attncc.compile(bound, dtype=dtype, head_dim=head_dim, family=family)
     call(q, k, v, num_splits=splits, **{key: value.cuda() for key, value in lens.items()})
@@ -65,7 +69,7 @@ def ragged(name: str, dtype: str, head_dim: int, family: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family")
-    parser.add_argument("examples", nargs="*", default=[*ARGUMENTS, "rope", "sigmoid"])
+    parser.add_argument("examples", nargs="*", default=[*ARGUMENTS, "rope", "sigmoid", "key_bias"])
     options = parser.parse_args()
     for name in options.examples:
         for number, (dtype, head_dim) in enumerate([("bf16", 64), ("f16", 128)]):

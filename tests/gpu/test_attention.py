@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -49,14 +48,6 @@ def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(select, "FAMILIES", tuple(dict.fromkeys((request.param, "mma_sm80"))))
     for kept in ("_plans", "_artifacts"):
         monkeypatch.setattr(calls, kept, {})
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    """Cases too small to have a mean of their own; judged together at the end."""
-    found = Pool()
-    yield found
-    assert found.ok or found.elements < 4096, f"mean over small cases {found.mean:.3f} of eager's"
 
 
 @pytest.mark.parametrize(("name", "dtype", "head_dim", "group", "length"), GRID)

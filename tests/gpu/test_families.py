@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,14 +24,6 @@ LENGTHS = (
     Sizes(257, 513, qo_lens=(257, 33), kv_lens=(0, 513)),
     Sizes(1, 1000, batch=1, kv_heads=1),
 )
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    """Cases too small to have a mean of their own; judged together at the end."""
-    found = Pool()
-    yield found
-    assert found.ok or found.elements < 4096, f"mean over small cases {found.mean:.3f} of eager's"
 
 
 @pytest.fixture

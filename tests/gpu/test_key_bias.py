@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +70,6 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path: Path = tmp_path_factory.mktemp("variants") / "biased.attn"
     path.write_text(TEXT)
     return attncc.load(path)
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    """Cases too small to have a mean of their own; judged together at the end."""
-    found = Pool()
-    yield found
-    assert found.ok or found.elements < 4096, f"mean over small cases {found.mean:.3f} of eager's"
 
 
 def run(

@@ -5,7 +5,6 @@ Where a family applies them before its kernel, what it allocates for them begins
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,14 +101,6 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path: Path = tmp_path_factory.mktemp("vectors") / "vectors.attn"
     path.write_text(TEXT)
     return attncc.load(path)
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    """Cases too small to have a mean of their own; judged together at the end."""
-    found = Pool()
-    yield found
-    assert found.ok or found.elements < 4096, f"mean over small cases {found.mean:.3f} of eager's"
 
 
 @pytest.fixture(autouse=True)

@@ -70,7 +70,7 @@ def test_a_bias_linear_in_the_distance_is_one_multiply_add_a_score(head_dim: int
 def test_a_bias_of_keys_is_free_in_arithmetic_and_read_a_column_at_a_time(head_dim: int) -> None:
     (with_bias, config), (without, _) = counted("key_bias", head_dim), counted("dense", head_dim)
     arithmetic = sum(with_bias[op] - without[op] for op in ("FFMA", "FMUL", "FADD"))
-    assert arithmetic <= 8
+    assert arithmetic <= 10  # an item's
     # Two neighbouring columns a read, for all rows of the thread, and what says where the bias lies.
     assert with_bias["LDS"] - without["LDS"] <= config.block_n // 8 + 16
 
