@@ -677,7 +677,7 @@ __device__ __forceinline__ void begin_added(char* smem) {
 // would be left without any, from an address that nobody knows.
 template <class Config, class Variant>
 __device__ __forceinline__ const typename Variant::Params& helpers_params(const typename Variant::Params& params) {
-  if constexpr (Softmaxes<Config, Variant>::late || Variant::facts.has_diagonal)
+  if constexpr (Config::hides_params || Softmaxes<Config, Variant>::late || Variant::facts.has_diagonal)
     return hidden(params);
   else
     return params;

@@ -32,7 +32,8 @@ class Config:
     many for every thread; whoever takes more than is left waits for ever. ``checked`` stops a kernel that waits for
     what never comes. ``jittered``, for tests, lets loaders and consumers dawdle by chance wherever they meet.
     ``steady``: plain scores are weighed against the largest of a row's first tile while that serves. ``adds``: where
-    logits are scaled scores and a bias by key, products add it.
+    logits are scaled scores and a bias by key, products add it. ``hides_params``: warps that prepare items leave the
+    uniform registers to the consumers.
     """
 
     dtype: Dtype
@@ -49,6 +50,7 @@ class Config:
     steady: bool = True
     jittered: bool = False
     adds: bool = False
+    hides_params: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -101,6 +103,12 @@ class Tile:
     q_stages: int
     slots: int = 3
     registers: tuple[int, int] = (72, 216)
+    hides_params: bool = False
+
+
+def _hiding(block_n: int, slots: int = 3) -> Tile:
+    """A tile whose consumers have uniform registers only where helpers read parameters without."""
+    return Tile(2, block_n, 2, 1, slots, hides_params=True)
 
 
 # By head dims: without hooks; where only masks and sinks act on a score; where there is more; where hooks gather from
@@ -120,8 +128,8 @@ _TILES: Final[Mapping[tuple[int, int], tuple[Tile, Tile, Tile, Tile]]] = {
     (80, 80): (_WIDE, _SQUARE, _SQUARE, _GATHERING),
     (96, 96): (_WIDE, _SQUARE, _SQUARE, _GATHERING),
     (128, 128): (_SQUARE, _SQUARE, _SQUARE, Tile(2, 64, 4, 1, registers=(88, 208))),
-    (160, 160): (Tile(2, 112, 2, 1, 2), Tile(2, 112, 2, 1, 2), Tile(2, 96, 2, 1), _GATHERING),
-    (192, 128): (Tile(2, 128, 2, 1), Tile(2, 128, 2, 1), Tile(2, 112, 2, 1), _GATHERING),
+    (160, 160): (_hiding(112, 2), _hiding(112, 2), _hiding(96), _GATHERING),
+    (192, 128): (_hiding(128), _hiding(128), _hiding(112), _GATHERING),
     (192, 192): (Tile(2, 112, 2, 1, 2), Tile(2, 112, 2, 1, 2), Tile(2, 96, 2, 1), _GATHERING),
     (256, 256): (Tile(2, 64, 2, 1), Tile(2, 64, 2, 1), Tile(2, 64, 2, 1), Tile(2, 48, 2, 1, registers=(88, 208))),
 }
@@ -193,6 +201,7 @@ def _config(dtype: Dtype, head_dim: int, head_dim_v: int, tile: Tile, accuracy: 
         tile.slots,
         tile.registers,
         accuracy,
+        hides_params=tile.hides_params,
     )
 
 
@@ -226,6 +235,7 @@ def render_config(config: Config) -> str:
             f"  static constexpr bool steady = {str(config.steady).lower()};",
             f"  static constexpr bool jittered = {str(config.jittered).lower()};",
             f"  static constexpr bool adds = {str(config.adds).lower()};",
+            f"  static constexpr bool hides_params = {str(config.hides_params).lower()};",
             f"  static constexpr attncc::Accuracy accuracy = attncc::Accuracy::{config.accuracy};",
             "};",
             "",
