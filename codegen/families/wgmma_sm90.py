@@ -179,7 +179,19 @@ def choose(
     tile = gathering if "gather" in here else usual if here - _LIGHT else light if here else bare
 
     def of(tile: Tile) -> Config:
-        return _config(dtype, head_dim, head_dim_v, tile, accuracy_of(dtype, precise=precise))
+        return Config(
+            dtype,
+            head_dim,
+            head_dim_v,
+            tile.consumers,
+            tile.block_n,
+            tile.stages,
+            tile.q_stages,
+            tile.slots,
+            tile.registers,
+            accuracy_of(dtype, precise=precise),
+            hides_params=tile.hides_params,
+        )
 
     if dtype == "bf16" and here - _LIGHT == {"logits", "key bias"}:  # f16 does not hold the pieces of every bias
         for adding in (light, usual):
@@ -187,22 +199,6 @@ def choose(
             if config.smem_bytes <= _ADDING_BYTES:
                 return config
     return of(tile)
-
-
-def _config(dtype: Dtype, head_dim: int, head_dim_v: int, tile: Tile, accuracy: Accuracy) -> Config:
-    return Config(
-        dtype,
-        head_dim,
-        head_dim_v,
-        tile.consumers,
-        tile.block_n,
-        tile.stages,
-        tile.q_stages,
-        tile.slots,
-        tile.registers,
-        accuracy,
-        hides_params=tile.hides_params,
-    )
 
 
 def narrower(config: Config) -> None:
