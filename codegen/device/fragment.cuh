@@ -38,6 +38,12 @@ struct MmaFragment {
   __device__ __forceinline__ static constexpr int step(int i) { return i / 4 % n_tiles * 8 + (i & 1); }
   __device__ __forceinline__ int first_col() const { return (lane & 3) * 2; }
   __device__ __forceinline__ int col(int i) const { return first_col() + step(i); }
+  // How many of a slot's values have a step below `end`; they are the first ones, as steps ascend.
+  __device__ __forceinline__ static int count_below(int end) {
+    end = end > 0 ? end : 0;
+    const int rest = end & 7;
+    return (end >> 2 & ~1) + (rest < 2 ? rest : 2);
+  }
 
 #ifdef ATTNCC_KERNELS
   // Combines x over the four lanes that share a row; every one of them gets the result.

@@ -51,7 +51,8 @@
 //       When facts.key_adds: logits() is their sum, up to rounding, the first one the score times an item's factor.
 //   static bool  mask  (const Item&, const Row&, const Key&, int row, Column col);
 //       The truth about a pair, in every tile; called in partial tiles only, and only when facts.has_mask.
-//       It need not test col < kv_len.
+//       It need not test col < kv_len. When facts.mask_in_columns, it is made of comparisons with the column and of what holds
+//       of a row: then it takes Columns as well, and gives a ColumnBits.
 //   static float sink  (const Item&, const Row&);
 //       log2(e) times the sink logit; called once a row, only when facts.has_sink. -inf means no sink.
 //
@@ -194,6 +195,7 @@ struct Facts {
   bool has_special;  // in logits() the score goes through a special function
   bool key_adds;  // scaled() and key_added() exist
   bool key_in_mask;  // ... and mask() reads Key, too
+  bool mask_in_columns;  // mask() takes Columns, too
 };
 
 // One value, or one per request. T is a 4-byte value type (a bool travels as int).

@@ -1,6 +1,7 @@
 // The hooks of pairs over a tile of scores: where its packed rows lie, the values of row - col staged beside it, and the
 // walk over a fragment that turns scores into logits or weights and masks them. It may not know a kernel's loop.
 #pragma once
+#include "device/columns.cuh"
 #include "device/joint.cuh"
 #include "device/opaque.cuh"
 
@@ -194,6 +195,32 @@ struct Pairs {
   // would have the values copied in every tile. `again` is 0: added to places of staged values that are read anew.
   __device__ __forceinline__ void mask(float (&s)[Fragment::values], int again) const {
     const int first = int(opaque(unsigned(base)));  // what follows from it is no earlier than here
+    if constexpr (!facts.has_mask || facts.mask_in_columns)
+      mask_rows(s, first);
+    else
+      mask_pairs(s, first, again);
+  }
+
+  // A row's columns at once.
+  __device__ __forceinline__ void mask_rows(float (&s)[Fragment::values], int first) const {
+    const ColumnBits<Fragment> inside = ColumnSteps<Fragment>() < view.col_end - first;
+#pragma unroll
+    for (int slot = 0; slot < Fragment::rows; ++slot) {
+      ColumnBits<Fragment> keep = inside;
+      const Columns<Fragment> columns{first, {}};
+      if constexpr (facts.has_mask && facts.has_diagonal)
+        keep = keep & Variant::mask(item, rows[slot], typename Variant::Key(), Diagonal(), row_index[slot], columns);
+      else if constexpr (facts.has_mask)
+        keep = keep & Variant::mask(item, rows[slot], typename Variant::Key(), row_index[slot], columns);
+#pragma unroll
+      for (int n = 0; n < Fragment::row_values; ++n) {
+        float& x = s[Fragment::value(slot, n)];
+        x = keep.has(n) ? x : (facts.has_weight ? 0.0f : -infinity());
+      }
+    }
+  }
+
+  __device__ __forceinline__ void mask_pairs(float (&s)[Fragment::values], int first, int again) const {
 #pragma unroll
     for (int n = 0; n < Fragment::row_values; ++n) {
       const Column col(first, Fragment::step(Fragment::value(0, n)));
@@ -203,9 +230,9 @@ struct Pairs {
       for (int slot = 0; slot < Fragment::rows; ++slot) {
         float& x = s[Fragment::value(slot, n)];
         bool keep = inside;
-        if constexpr (facts.has_mask && facts.has_diagonal)
+        if constexpr (facts.has_diagonal)
           keep = keep & Variant::mask(item, rows[slot], of_col, diagonals[slot][again - col.step], row_index[slot], col);
-        else if constexpr (facts.has_mask)
+        else
           keep = keep & Variant::mask(item, rows[slot], of_col, row_index[slot], col);
         x = keep ? x : (facts.has_weight ? 0.0f : -infinity());
       }

@@ -54,6 +54,22 @@ def by_step(root: Expr) -> Expr:
     return done[root]
 
 
+def in_columns(mask: Expr) -> bool:
+    """Whether ``mask``, after ``by_step``, is made of comparisons of the column's step, joined by and, or and not, and of
+    what holds of a row: then all columns of a thread can be asked about at once."""
+    turns = False
+    pending = [mask]
+    while pending:
+        node = pending.pop()
+        if (isinstance(node, Binary) and node.op in ("and", "or")) or (isinstance(node, Unary) and node.op == "not"):
+            pending += node.operands
+        elif isinstance(node, Binary) and node.op in ("lt", "le", "eq") and COL_STEP in (node.left, node.right):
+            turns = True
+        elif any(below in (COL, COL_BASE, COL_STEP) or isinstance(below, OnDiagonal) for below in walk(node)):
+            return False
+    return turns
+
+
 def _split(
     node: Expr,
     sums: Mapping[Expr, _Sum],

@@ -120,6 +120,7 @@ class Emitter:
         self.out, self.facts, self.leaf, self.tensor = out, facts, leaf, tensor
         self.names = 0
         self.written: Span | None = None  # of nodes that nobody wrote
+        self.deduced = False  # a condition may be of many columns at once
 
     def values(self, roots: Iterable[Expr]) -> list[str]:
         """Writes what ``roots`` need and returns an expression for each."""
@@ -152,7 +153,8 @@ class Emitter:
 
     def _declare(self, node: Expr, text: str) -> Printed:
         name = self._name()
-        ctype = "auto" if isinstance(node, Pointer | Axes | Whole) else CTYPE[node.type]
+        deduced = isinstance(node, Pointer | Axes | Whole) or (self.deduced and node.type is Type.BOOL)
+        ctype = "auto" if deduced else CTYPE[node.type]
         self.out.add(f"const {ctype} {name} = {text};", self._span(node))
         return name, ATOM
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from attncc.codegen.emit.columns import in_columns
 from attncc.codegen.emit.diagonals import DELTA
 from attncc.codegen.emit.expressions import CTYPE, Emitter, Facts, Leaf
 from attncc.codegen.emit.formula import formula, shortest
@@ -170,6 +171,7 @@ class _Writer:
             (true[hooks.special], "has_special"),
             (true[self.key_adds], "key_adds"),
             (true[self.key_adds and self.key_in_mask], "key_in_mask"),
+            (true[self.mask_in_columns], "mask_in_columns"),
         ]
         while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
             values.pop()
@@ -199,6 +201,10 @@ class _Writer:
     def key_in_mask(self) -> bool:
         read = set(walk(self.hooks.mask)) if self.hooks.mask is not None else set()
         return any(member.expr in read for member in self.plan.key)
+
+    @property
+    def mask_in_columns(self) -> bool:
+        return self.hooks.mask is not None and in_columns(self.hooks.mask)
 
     @property
     def diagonal_per_head(self) -> bool:
@@ -370,7 +376,8 @@ class _Writer:
         span = self._span(written) if written is not None else None
         diagonal = "const Diagonal& diagonal, " if plan.diagonal else ""
         arguments = f"({first}const Item& item, const Row& r, {tile}const Key& c, {diagonal}int row, "
-        arguments += "attncc::Column column" if apart else "int col"
+        many = name == "mask" and self.mask_in_columns
+        arguments += "Column column" if many else "attncc::Column column" if apart else "int col"
         arguments += ", float reference = 0.0f)" if name == "logits" else ")"
 
         def leaf(node: Expr) -> str | None:
@@ -378,7 +385,9 @@ class _Writer:
 
         out_of_line = pair_cost(expr, (*plan.item, *plan.row, *plan.key)) > _INLINE_LIMIT
         passed = self._out_of_line(name, ctype, expr, leaf, span) if out_of_line else []
-        with self.out.block(f"{_INLINE} {ctype} {name}{arguments}", span=span):
+        if many:
+            self.out.add("template <class Column>  // a column, or all of a thread's in a row", span)
+        with self.out.block(f"{_INLINE} {'auto' if many else ctype} {name}{arguments}", span=span):
             if apart and any(node is COL for node in walk(expr)):
                 self.out.add("const int col = column;")
             if out_of_line:
@@ -386,6 +395,7 @@ class _Writer:
             else:
                 emitter = self._emitter(self.out, leaf, "")
                 emitter.written = span
+                emitter.deduced = many
                 (value,) = emitter.values([expr])
                 self.out.add(f"return {value};", span)
 

@@ -122,8 +122,10 @@ struct alignas(1024) Shared {
   static constexpr bool added = Softmaxes<Config, Variant>::added;
   static constexpr bool staged = Variant::facts.has_key || Variant::facts.has_diagonal || added;
   // Of the threads of warps 1 - 3, who stages values, and who prepares items: the next one while this one's last tiles are
-  // still staged. For biases that products add one warp is enough, whose instructions are in nobody's way.
-  static constexpr int stagers = added ? 32 : staged ? kHelpers - 32 : 0, preparers = kHelpers - stagers;
+  // still staged. One warp is enough for biases that products add, whose instructions are in nobody's way, and for keys that
+  // partial tiles alone read.
+  static constexpr bool seldom = Variant::facts.key_in_mask_only && !Variant::facts.has_diagonal;
+  static constexpr int stagers = added || seldom ? 32 : staged ? kHelpers - 32 : 0, preparers = kHelpers - stagers;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
   static constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;
   static constexpr int value_stages = SharedLayout<Config>::value_stages;

@@ -250,13 +250,26 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
     const bool real = span.col < slot.col_end;  // else no value of the tile counts
     if constexpr (facts.has_key) {
       auto* keys = reinterpret_cast<typename Variant::Key*>(shared.keys) + values.stage * block_n;
+      const auto column = [&](int i) { return span.col + i < last ? span.col + i : last; };
+      const bool wanted = real && (!facts.key_in_mask_only || span.partial);
+      constexpr int at_once = facts.key_reads ? (block_n + stagers - 1) / stagers : 1;  // reads come late
 #pragma unroll 1
-      for (int i = real ? stager : block_n; i < block_n; i += stagers) {
-        const int col = span.col + i < last ? span.col + i : last;
-        if constexpr (facts.key_reads)
-          keys[i] = Variant::key(params, item, Variant::read_key(params, item, col), col);
-        else
-          keys[i] = Variant::key(params, item, col);
+      for (int from = wanted ? stager : block_n; from < block_n; from += at_once * stagers) {
+        typename KeyReadOf<Variant>::Type reads[at_once];
+        if constexpr (facts.key_reads) {
+#pragma unroll
+          for (int j = 0; j < at_once; ++j) reads[j] = Variant::read_key(params, item, column(from + j * stagers));
+        }
+#pragma unroll
+        for (int j = 0; j < at_once; ++j) {
+          const int i = from + j * stagers;
+          typename Variant::Key made;
+          if constexpr (facts.key_reads)
+            made = Variant::key(params, item, reads[j], column(i));
+          else
+            made = Variant::key(params, item, column(i));
+          if (i < block_n) keys[i] = made;
+        }
       }
     }
     if constexpr (facts.has_diagonal) {
