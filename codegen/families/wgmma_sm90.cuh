@@ -337,6 +337,8 @@ __device__ __forceinline__ void multiply_again(float (&s)[Scores::values], const
 // What some of a thread's weights of a tile may sum up to, in place of 1 each. Beyond, one key may be all that a row comes to,
 // and its weight should be 1: another is rounded, the sum that it is divided by is not.
 constexpr float kLargestSum = 256.0f;
+// Added to the bits of a sum, which is not negative, the sign bit says that it is no less, or a NaN.
+constexpr unsigned kFromLargest = (1u << 31) - 0x43800000u;
 
 // Where a consumer is: in an item's first tile; behind the first of all; in the last of all; behind it; before all of the
 // item's rows have met an attended pair.
@@ -546,7 +548,8 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       pin(s);
       unsigned never = 0;
 #pragma unroll
-      for (int i = Scores::values - 4; i < Scores::values; ++i) never |= unsigned(float_to_bits(s[i]) == ~0u);
+      for (int i = Scores::values - 4; i < Scores::values; ++i) never |= float_to_bits(s[i]);
+      never = facts.has_weight ? unsigned(never == ~0u) : never >> 31;
       jitter<Config::jittered>();
       if (!last && !(status & kFinished)) {
         wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
@@ -591,11 +594,11 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       if constexpr (!steady) {
         break;
       } else {
-        bool fine = true;
+        unsigned large = 0;
 #pragma unroll
         for (int i = 0; i < Scores::rows; ++i)
-          fine = fine & (sums[i][0] < kLargestSum) & (sums[i][1] < kLargestSum);
-        if (__all_sync(0xffffffffu, fine | (again != 0) | (!keeps_q && last))) break;
+          large |= (float_to_bits(sums[i][0]) + kFromLargest) | (float_to_bits(sums[i][1]) + kFromLargest);
+        if (!__any_sync(0xffffffffu, (large & (again | (!keeps_q && last) ? 0u : 1u << 31)) != 0u)) break;
         again = 1;
         multiply_again<Config, added>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_ring.stage * QTile::bytes,
                                       base + Layout::k + k_ring.stage * KTile::bytes,
