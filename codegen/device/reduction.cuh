@@ -104,8 +104,8 @@ struct Softmax : SoftmaxRule<accuracy> {
 
   // The same in steps, of logits that are still to be multiplied by `scale` > 0; m is then as it is before that. raise
   // moves m to the largest logit, but only where that is more than `slack` above it: weights of up to 2^(slack scale) are
-  // as good as others, and an accumulator need not shrink. weigh replaces logits by weights against m, add takes their
-  // sums.
+  // as good as others, and an accumulator need not shrink. weigh replaces logits by weights against m, which `reference`
+  // has been made of, add takes their sums.
   __device__ __forceinline__ void raise(const float (&s)[Fragment::values], float (&factor)[Fragment::rows], float scale,
                                         float slack) {
 #pragma unroll
@@ -118,13 +118,11 @@ struct Softmax : SoftmaxRule<accuracy> {
     }
   }
 
-  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float scale) const {
-    float reference[Fragment::rows];
-#pragma unroll
-    for (int slot = 0; slot < Fragment::rows; ++slot) reference[slot] = -scale * SoftmaxRule<accuracy>::reference(m[slot]);
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float scale,
+                                        const float (&reference)[Fragment::rows]) const {
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i)
-      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, reference[Fragment::slot(i)]));
+      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, -reference[Fragment::slot(i)]));
   }
 
   __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
@@ -133,7 +131,9 @@ struct Softmax : SoftmaxRule<accuracy> {
   }
 
   // What a row's logits are weighed against.
-  __device__ __forceinline__ float reference(int slot) const { return SoftmaxRule<accuracy>::reference(m[slot]); }
+  __device__ __forceinline__ float reference(int slot, float scale) const {
+    return SoftmaxRule<accuracy>::reference(m[slot]) * scale;
+  }
 
   // Whether every row has met an attended pair.
   __device__ __forceinline__ bool settled() const {
@@ -170,7 +170,7 @@ struct RelativeSoftmax : Softmax<Fragment, accuracy> {
     }
   }
 
-  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float) const {
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float, const float (&)[Fragment::rows]) const {
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) s[i] = Fn<accuracy>::exp2(s[i]);
   }
@@ -214,7 +214,7 @@ struct BoundedSoftmax : SoftmaxRule<accuracy> {
 
   __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
 
-  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float) const {
+  __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float, const float (&)[Fragment::rows]) const {
 #pragma unroll
     for (int i = 0; i < Fragment::values; ++i) s[i] = Fn<accuracy>::exp2(s[i]);
   }

@@ -391,9 +391,9 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   unsigned p[block_n / 16][4];
 #pragma unroll
   for (int i = 0; i < Outputs::values; ++i) output[i] = 0.0f;
-  Ring<Config::stages> k_ring, v_ring;
+  Ring<Config::stages> k_ring;  // V's is the same: a tile has one stage in both
+  int v_stage = 0;              // of the tile before
   Ring<Shared<Config, Variant>::value_stages> values;
-  v_ring.retreat();  // it advances before a tile's product
   Ring<Config::slots> slots;
   Ring<Config::q_stages> q_ring;
 
@@ -411,8 +411,8 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       Products<Config>::scores(s, q, k);
     commit_products();
   };
-  const auto multiply_v = [&](bool add) {
-    Products<Config>::outputs(output, p, v_tiles + u64(v_ring.stage * (VTile::bytes >> 4)), add);
+  const auto multiply_v = [&](u64 v, bool add) {
+    Products<Config>::outputs(output, p, v, add);
     commit_products();
   };
 
@@ -430,6 +430,15 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   wait_products<0>();
   pin(s);
   Reduction reduction;
+  // What a row's scores, or logits, are weighed against, and what scores are multiplied by: both change seldom.
+  float scale = plain ? shared.slots[0].scale : 1.0f, reference[Scores::rows];
+  const auto refer = [&]() {
+    if constexpr (Reduction::rescales) {
+#pragma unroll
+      for (int i = 0; i < Scores::rows; ++i) reference[i] = reduction.reference(i, scale);
+    }
+  };
+  refer();
   unsigned status = kOpens | kUnsettled;
   if (late && facts.has_diagonal && uniform_of(shared.slots[0].work.pack) == 1) status |= kUnpacked;
 
@@ -440,7 +449,6 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   while (true) {
     const Slot& slot = shared.slots[slots.stage];
     const auto& item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
-    const float scale = plain ? slot.scale : 1.0f;
     const bool last = (span.word & kLast) != 0;
     jitter<Config::jittered>();
     if constexpr (!steady && !staged) {
@@ -450,10 +458,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     k_next.advance();
     Ring<Shared<Config, Variant>::value_stages> value_next = values;
     value_next.advance();
-    Ring<Config::slots> slot_next = slots;
-    slot_next.advance();
-    Ring<Config::q_stages> q_next = q_ring;
-    q_next.advance();
+    const int q_stage = q_ring.stage;
 
     float factor[Scores::rows], sums[Scores::rows][2];
 #pragma unroll
@@ -481,9 +486,6 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           Softmaxes<Config, Variant>::descends ? shared.ends[k_ring.stage] : slot.col_end};
       using TilePairs = Pairs<Variant, Scores, Diagonal>;
       if constexpr (relative && !late) {
-        float reference[Scores::rows];
-#pragma unroll
-        for (int i = 0; i < Scores::rows; ++i) reference[i] = reduction.reference(i);
         TilePairs(scores, view).make(s, reference, [](float x) { return x; });
       } else if constexpr (!plain && !late) {
         TilePairs(scores, view).make(s, NoReference(), [](float x) { return x; });
@@ -493,7 +495,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       if (late && facts.has_diagonal && !(status & kUnpacked) && span.word >= 0) seldom = 1;
 #pragma unroll 1
       for (unsigned left = late ? 0 : seldom; left; left = opaque_zero()) {
-        if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_ring.stage][group]);
+        if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_stage][group]);
         // Kept from the first time, staged values would take a register for each pair.
         const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
 #pragma unroll 1
@@ -502,6 +504,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           raised = again || (!keeps_q && last) || (status & kUnsettled);
           if (raised) {
             reduction.raise(s, factor, scale, 0.0f);
+            refer();
             // A diagonal's tile says little of its first rows: where a bias comes in any order, another tile's maximum counts, too.
             if (!(added && (status & kOpens)) && __all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
           }
@@ -510,18 +513,18 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       if constexpr (!steady && staged) {
         if (!(status & kFinished)) release(shared.k_empty[k_ring.stage]);
       }
-      if constexpr (!steady) reduction.raise(s, factor, scale, plain ? slot.slack : 8.0f);
+      if constexpr (!steady) {
+        reduction.raise(s, factor, scale, plain ? slot.slack : 8.0f);
+        refer();
+      }
 
       // Exponentials run beside the product before. What makes them stay there: the wait for the next tile of K, which is
       // there as a rule, asks whether the last ones are a NaN that no exponential is. Sums wait: an addition that follows
       // its exponential closely holds the next ones up.
       if constexpr (late) {
         const auto weight = [](float x) { return Fn<Config::accuracy>::exp2(x); };
-        float reference[Scores::rows];
-#pragma unroll
-        for (int i = 0; i < Scores::rows; ++i) reference[i] = reduction.reference(i);
         if (seldom) {
-          if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_ring.stage][group]);
+          if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_stage][group]);
           TilePairs(Scores(opaque_thread() - kLoaders), view).make(s, NoReference(), [](float x) { return x; });
           // Kept from the first time, staged values would take a register for each pair.
           const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
@@ -531,9 +534,10 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           raised = again || (last && !keeps_q) || (status & kUnsettled);
           if (raised) {
             reduction.raise(s, factor, 1.0f, 0.0f);
+            refer();
             if (__all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
           }
-          reduction.weigh(s, 1.0f);
+          reduction.weigh(s, 1.0f, reference);
         } else if constexpr (facts.has_diagonal) {
           if (facts.settles && span.word < 0)
             TilePairs(scores, view).make_settled(s, reference, weight);
@@ -543,7 +547,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           TilePairs(scores, view).make(s, reference, weight);
         }
       } else {
-        reduction.weigh(s, scale);
+        reduction.weigh(s, scale, reference);
       }
       pin(s);
       unsigned never = 0;
@@ -584,7 +588,10 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         for (int j = 0; j < 4; ++j) p[step][j] = pack(s[step * 8 + 2 * j], s[step * 8 + 2 * j + 1], Element());
       }
       if (last) {  // as late as may be: the next item's Q was asked for above
-        wait<false>(shared_address(&shared.q_full[q_next.stage][group]), q_next.parity);
+        if (!again) q_ring.advance();
+        wait<false>(shared_address(&shared.q_full[q_ring.stage][group]), q_ring.parity);
+        Ring<Config::slots> slot_next = slots;
+        slot_next.advance();
         if (uniform_of(shared.slots[slot_next.stage].stop))
           status |= kEnds;
         else
@@ -600,16 +607,15 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           large |= (float_to_bits(sums[i][0]) + kFromLargest) | (float_to_bits(sums[i][1]) + kFromLargest);
         if (!__any_sync(0xffffffffu, (large & (again | (!keeps_q && last) ? 0u : 1u << 31)) != 0u)) break;
         again = 1;
-        multiply_again<Config, added>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_ring.stage * QTile::bytes,
+        multiply_again<Config, added>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_stage * QTile::bytes,
                                       base + Layout::k + k_ring.stage * KTile::bytes,
                                       base + Layout::biases + values.stage * BiasTile::bytes);
       }
     }
     reduction.add(sums);
-    release(shared.v_empty[v_ring.stage], status & kBegun);
-    v_ring.advance();
+    release(shared.v_empty[v_stage], status & kBegun);
     if constexpr (steady) release(shared.k_empty[k_ring.stage]);
-    if constexpr (keeps_q) release(shared.q_empty[q_ring.stage][group], last);
+    if constexpr (keeps_q) release(shared.q_empty[q_stage][group], last);
     if constexpr (Reduction::rescales) {
       bool same = true;
 #pragma unroll
@@ -623,19 +629,21 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     // The next tile's product, of a stage that nobody writes where there is none, then this tile's.
     const bool tail = (span.word & kTail) != 0;
     const int col = span.col();
+    const Ring<Config::stages> here = k_ring;
+    const u64 v = v_tiles + u64(here.stage * (VTile::bytes >> 4));
+    v_stage = here.stage;
     k_ring = k_next;
     if constexpr (staged) values = value_next;
-    if (last) q_ring = q_next;
     span.word = uniform_of(next_word);
     if constexpr (consumers > 1) sync_named<256>(kTurn + group);
     fence_products();
     multiply_k();
     jitter<Config::jittered>();
-    wait<false>(shared_address(&shared.v_full[v_ring.stage]), v_ring.parity);
+    wait<false>(shared_address(&shared.v_full[here.stage]), here.parity);
     if (tail)
-      zero_rows<Config>(smem + Layout::v + v_ring.stage * VTile::bytes, slot.col_end - col, group, opaque_thread() & 127);
+      zero_rows<Config>(smem + Layout::v + here.stage * VTile::bytes, slot.col_end - col, group, opaque_thread() & 127);
     fence_products();  // P and O were written since
-    multiply_v(!(status & kOpens));
+    multiply_v(v, !(status & kOpens));
     if constexpr (consumers > 1) arrive_named<256>(kTurn + next_group);
     if (last) {
       // Lane q of a quad ends its q-th row.
@@ -652,8 +660,10 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           end_row<Config, Variant>(params.launch, slot, ending, state, shared.scales);
       }
       __syncwarp();  // the other lanes of the row read it
+      if (!(status & kEnds)) slots.advance();
+      if constexpr (plain) scale = shared.slots[slots.stage].scale;
       reduction = Reduction();
-      if (!(status & kEnds)) slots = slot_next;
+      refer();
       status |= kOpens | kUnsettled;
     } else {
       status &= ~kOpens;
