@@ -247,7 +247,7 @@ struct Weighted : WeightRule<accuracy> {
 
   __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
 
-  __device__ __forceinline__ void weigh(float (&)[Fragment::values], float) const {}
+  __device__ __forceinline__ void weigh(float (&)[Fragment::values], float, const float (&)[Fragment::rows]) const {}
 
   __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
 #pragma unroll

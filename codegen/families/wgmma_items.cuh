@@ -132,7 +132,8 @@ struct alignas(1024) Shared {
 
   unsigned long long slot_full[Config::slots], slot_empty[Config::slots];
   unsigned long long q_full[Config::q_stages][Config::consumers], q_empty[Config::q_stages][Config::consumers];
-  unsigned long long k_full[Config::stages], k_empty[Config::stages], v_full[Config::stages], v_empty[Config::stages];
+  unsigned long long k_full[Config::stages], k_empty[Config::stages], v_full[Config::stages];
+  unsigned long long v_empty[Config::stages + 1];  // and one for what is before the first tile
   unsigned long long next_wanted;
   StageSpan spans[Config::stages];
   int ends[Config::stages];  // of tiles that come from the last to the first: see TileSpan

@@ -392,7 +392,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
 #pragma unroll
   for (int i = 0; i < Outputs::values; ++i) output[i] = 0.0f;
   Ring<Config::stages> k_ring;  // V's is the same: a tile has one stage in both
-  int v_stage = 0;              // of the tile before
+  int v_stage = Config::stages;  // of the tile before: at first, that of none
   Ring<Shared<Config, Variant>::value_stages> values;
   Ring<Config::slots> slots;
   Ring<Config::q_stages> q_ring;
@@ -442,9 +442,20 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   unsigned status = kOpens | kUnsettled;
   if (late && facts.has_diagonal && uniform_of(shared.slots[0].work.pack) == 1) status |= kUnpacked;
 
+  // What seldom happens before a tile's exponentials, and after, is asked for together, and found in the shadow of products: a
+  // question whose answer is uniform takes thirty cycles.
+  const auto seldom_of = [&]() {
+    if (late && facts.has_diagonal && !(status & kUnpacked) && span.word >= 0) return 1u;
+    return opaque(unsigned(span.word & (kPartial | kEarly)) | (status & kUnsettled));
+  };
+  unsigned seldom = seldom_of();
+  Ring<Config::stages> k_next = k_ring;
+  k_next.advance();
+  // Which named barriers say that it is this consumer's turn, and the next one's.
+  const int turn = int(opaque(unsigned(kTurn + group))), next_turn = int(opaque(unsigned(kTurn + next_group)));
+
   // On top of the loop S is done, and the product of the tile before it with V may be running. Behind the last tile it is
-  // gone through once more with a tile that is none, for the output of the last item. What seldom happens is asked for
-  // together: a question whose answer is uniform takes thirty cycles.
+  // gone through once more with a tile that is none, for the output of the last item.
 #pragma unroll 1
   while (true) {
     const Slot& slot = shared.slots[slots.stage];
@@ -454,17 +465,13 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     if constexpr (!steady && !staged) {
       if (!(status & kFinished)) release(shared.k_empty[k_ring.stage]);
     }
-    Ring<Config::stages> k_next = k_ring;
-    k_next.advance();
     Ring<Shared<Config, Variant>::value_stages> value_next = values;
     value_next.advance();
     const int q_stage = q_ring.stage;
 
     float factor[Scores::rows], sums[Scores::rows][2];
-#pragma unroll
-    for (int i = 0; i < Scores::rows; ++i) factor[i] = 1.0f;
     unsigned again = 0;
-    bool raised = false;
+    bool rescales = !steady;
     int next_word = 0;
 #pragma unroll 1
     while (true) {
@@ -491,8 +498,6 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         TilePairs(scores, view).make(s, NoReference(), [](float x) { return x; });
       }
       // A loop that runs at most once, as values that it changes stay where they are: see opaque_zero.
-      unsigned seldom = unsigned(span.word & (kPartial | kEarly)) | (status & kUnsettled) | again;
-      if (late && facts.has_diagonal && !(status & kUnpacked) && span.word >= 0) seldom = 1;
 #pragma unroll 1
       for (unsigned left = late ? 0 : seldom; left; left = opaque_zero()) {
         if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_stage][group]);
@@ -501,8 +506,8 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
 #pragma unroll 1
         for (int some = span.word & kPartial; some; some = opaque_zero()) TilePairs(Scores(opaque_thread() - kLoaders), view).mask(s, anew);
         if constexpr (steady) {
-          raised = again || (!keeps_q && last) || (status & kUnsettled);
-          if (raised) {
+          if (again || (!keeps_q && last) || (status & kUnsettled)) {
+            rescales = !(status & kOpens);
             reduction.raise(s, factor, scale, 0.0f);
             refer();
             // A diagonal's tile says little of its first rows: where a bias comes in any order, another tile's maximum counts, too.
@@ -519,7 +524,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       }
 
       // Exponentials run beside the product before. What makes them stay there: the wait for the next tile of K, which is
-      // there as a rule, asks whether the last ones are a NaN that no exponential is. Sums wait: an addition that follows
+      // there as a rule, asks whether the last ones are negative, or a NaN that no weight is. Sums wait: an addition that follows
       // its exponential closely holds the next ones up.
       if constexpr (late) {
         const auto weight = [](float x) { return Fn<Config::accuracy>::exp2(x); };
@@ -531,8 +536,8 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
 #pragma unroll 1
           for (int some = span.word & kPartial; some; some = opaque_zero())
             TilePairs(Scores(opaque_thread() - kLoaders), view).mask(s, anew);
-          raised = again || (last && !keeps_q) || (status & kUnsettled);
-          if (raised) {
+          if (again || (last && !keeps_q) || (status & kUnsettled)) {
+            rescales = !(status & kOpens);
             reduction.raise(s, factor, 1.0f, 0.0f);
             refer();
             if (__all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
@@ -550,18 +555,21 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         reduction.weigh(s, scale, reference);
       }
       pin(s);
-      unsigned never = 0;
+      unsigned any = 0, all = ~0u;
 #pragma unroll
-      for (int i = Scores::values - 4; i < Scores::values; ++i) never |= float_to_bits(s[i]);
-      never = facts.has_weight ? unsigned(never == ~0u) : never >> 31;
+      for (int i = Scores::values - 4; i < Scores::values; ++i) {
+        any |= float_to_bits(s[i]);
+        all &= float_to_bits(s[i]);
+      }
+      const unsigned never = facts.has_weight ? unsigned(all == ~0u) : any >> 31;
       jitter<Config::jittered>();
-      if (!last && !(status & kFinished)) {
+      if (!last) {
         wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
         next_word = word_of(k_next.stage, value_next.stage);
       }
       wait_products<0>();
       pin(output);
-      if ((status & kOpens) && !again) {
+      if (seldom && (status & kOpens) && !again) {
         if (status & kBegun) {
           Ring<Config::slots> stored = slots;
           if (!(status & kFinished)) stored.retreat();
@@ -590,13 +598,15 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       if (last) {  // as late as may be: the next item's Q was asked for above
         if (!again) q_ring.advance();
         wait<false>(shared_address(&shared.q_full[q_ring.stage][group]), q_ring.parity);
-        Ring<Config::slots> slot_next = slots;
+        Ring<Config::slots> slot_next{int(opaque(unsigned(slots.stage)))};
         slot_next.advance();
-        if (uniform_of(shared.slots[slot_next.stage].stop))
+        if (uniform_of(shared.slots[slot_next.stage].stop)) {
           status |= kEnds;
-        else
+          next_word = kLast;
+        } else {
           wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity);
-        next_word = word_of(k_next.stage, value_next.stage);
+          next_word = word_of(k_next.stage, value_next.stage);
+        }
       }
       if constexpr (!steady) {
         break;
@@ -606,23 +616,24 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         for (int i = 0; i < Scores::rows; ++i)
           large |= (float_to_bits(sums[i][0]) + kFromLargest) | (float_to_bits(sums[i][1]) + kFromLargest);
         if (!__any_sync(0xffffffffu, (large & (again | (!keeps_q && last) ? 0u : 1u << 31)) != 0u)) break;
-        again = 1;
+        again = seldom = 1;
         multiply_again<Config, added>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_stage * QTile::bytes,
                                       base + Layout::k + k_ring.stage * KTile::bytes,
                                       base + Layout::biases + values.stage * BiasTile::bytes);
       }
     }
     reduction.add(sums);
-    release(shared.v_empty[v_stage], status & kBegun);
+    release(shared.v_empty[v_stage]);
     if constexpr (steady) release(shared.k_empty[k_ring.stage]);
-    if constexpr (keeps_q) release(shared.q_empty[q_stage][group], last);
     if constexpr (Reduction::rescales) {
-      bool same = true;
+      if (rescales && (steady || !(status & kOpens))) {
+        bool same = true;
 #pragma unroll
-      for (int i = 0; i < Scores::rows; ++i) same = same & (factor[i] == 1.0f);
-      if ((!steady || raised) && !(status & kOpens) && !__all_sync(0xffffffffu, same)) {
+        for (int i = 0; i < Scores::rows; ++i) same = same & (factor[i] == 1.0f);
+        if (!__all_sync(0xffffffffu, same)) {
 #pragma unroll
-        for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
+          for (int i = 0; i < Outputs::values; ++i) output[i] *= factor[Outputs::slot(i)];
+        }
       }
     }
 
@@ -633,9 +644,10 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     const u64 v = v_tiles + u64(here.stage * (VTile::bytes >> 4));
     v_stage = here.stage;
     k_ring = k_next;
+    k_next.advance();
     if constexpr (staged) values = value_next;
     span.word = uniform_of(next_word);
-    if constexpr (consumers > 1) sync_named<256>(kTurn + group);
+    if constexpr (consumers > 1) sync_named<256>(turn);
     fence_products();
     multiply_k();
     jitter<Config::jittered>();
@@ -644,8 +656,11 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       zero_rows<Config>(smem + Layout::v + here.stage * VTile::bytes, slot.col_end - col, group, opaque_thread() & 127);
     fence_products();  // P and O were written since
     multiply_v(v, !(status & kOpens));
-    if constexpr (consumers > 1) arrive_named<256>(kTurn + next_group);
+    if constexpr (consumers > 1) arrive_named<256>(next_turn);
+    status &= ~kOpens;
+    seldom = seldom_of();
     if (last) {
+      if constexpr (keeps_q) release(shared.q_empty[q_stage][group]);
       // Lane q of a quad ends its q-th row.
       RowState state = reduction.state(0);
       const RowState second = reduction.state(1);
@@ -664,11 +679,9 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       if constexpr (plain) scale = shared.slots[slots.stage].scale;
       reduction = Reduction();
       refer();
-      status |= kOpens | kUnsettled;
-    } else {
-      status &= ~kOpens;
+      status |= kBegun | kOpens | kUnsettled | (status & kEnds ? kFinished : 0u);
+      seldom = 1;
     }
-    status |= kBegun | (status & kEnds ? kFinished : 0u);
     wait_products<1>();
     pin(s);
   }
@@ -729,6 +742,7 @@ __device__ __forceinline__ void run_block(const typename Given::Params& params, 
       init_barrier(shared_address(&shared.v_full[stage]), 1);
       init_barrier(shared_address(&shared.v_empty[stage]), warps);
     }
+    init_barrier(shared_address(&shared.v_empty[Config::stages]), warps);
     fence_barriers();
   }
   follow_grids();

@@ -189,6 +189,7 @@ inline int __all_sync(unsigned, int x) {
   for (int lane = 0; lane < 32; ++lane) all &= votes[lane][0];
   return int(all);
 }
+inline int __any_sync(unsigned mask, int x) { return !__all_sync(mask, !x); }
 inline int __shfl_sync(unsigned, int x, int lane) { return int(emulator::collect({unsigned(x)})[lane][0]); }
 inline float __shfl_xor_sync(unsigned, float x, int mask) {
   unsigned bits;
