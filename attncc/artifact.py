@@ -20,11 +20,11 @@ from typing import Any, Literal, get_args
 from attncc.diagnostics import ArtifactError
 
 # Raised with every change of the manifest's meaning; an artifact of another schema is refused, never guessed at.
-SCHEMA = 8
+SCHEMA = 9
 MANIFEST = "manifest.json"
-# Of an entry: the kernel; what combines its splits; what runs before it, to find the tiles to visit and to apply
-# hooks on vectors.
-Role = Literal["main", "merge", "screen", "transform"]
+# Of an entry: the kernel; what combines its splits; what runs before it, to find the tiles to visit, to apply hooks on
+# vectors and to make what products add of a bias by key.
+Role = Literal["main", "merge", "screen", "transform", "biases"]
 ROLES: tuple[Role, ...] = get_args(Role)
 # Kinds of storage of keys and values: with strides that a TMA descriptor has, and with any.
 LayoutKind = Literal["contiguous", "strided"]
@@ -163,6 +163,8 @@ class Manifest:
     screen_bytes: int = 0  # of device memory for each block of `screen`
     transform: LaunchRule | None = None  # how the entry `transform` is launched, before `main`; None: there is none
     transformed: tuple[str, ...] = ()  # of q, k and v, what `transform` makes anew and `main` reads instead
+    biases: LaunchRule | None = None  # how the entry `biases` is launched, before `main`; None: products add nothing
+    biases_per_head: bool = False  # it makes 16 bytes for every key, or for each of a key's KV heads
     schema: int = SCHEMA
 
 
@@ -276,6 +278,7 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         screen=None if body["screen"] is None else _rule(body["screen"]),
         transform=None if body["transform"] is None else _rule(body["transform"]),
         transformed=tuple(body["transformed"]),
+        biases=None if body["biases"] is None else _rule(body["biases"]),
         abi=Abi(
             size=abi["size"],
             words=tuple(Word(**word) for word in abi["words"]),

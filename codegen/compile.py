@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelSpec", "Stages", "compile_variant", "stages"]
 
-STAGES = ("ir", "cuda", "ptx", "cubin", "merge", "screen", "transform", "sass", "manifest", "report")
+STAGES = ("ir", "cuda", "ptx", "cubin", "merge", "screen", "transform", "biases", "sass", "manifest", "report")
 
 _SOURCES = tuple(Path(package.__path__[0]) for package in (attncc.codegen, attncc.ir, attncc.passes))
 _known: dict[tuple[Path, str], Artifact] = {}  # by cache folder and key: a process reads an artifact once
@@ -209,6 +209,11 @@ class Stages:
         """The cubin of the entry that applies hooks on vectors; b"" where there is none."""
         return self.artifact.cubins.get("transform", b"")
 
+    @property
+    def biases(self) -> bytes:
+        """The cubin of the entry that makes what products add by key; b"" where they add nothing."""
+        return self.artifact.cubins.get("biases", b"")
+
     @cached_property
     def sass(self) -> str:
         """Machine code. Raises ToolchainError A1008 without a disassembler."""
@@ -257,12 +262,13 @@ class Stages:
         return json.dumps(value, indent=2) + "\n" if isinstance(value, dict) else value
 
     def _make(self) -> Artifact:
-        from attncc.codegen.families import merge, screen, transform
+        from attncc.codegen.families import biases, merge, screen, transform
         from attncc.passes.ranges import tile_program
 
         made = self.compiled
         cubins = {role: program.cubin for role, program in made.items()}
         config, screening, transformed = self.choice.config, self.source.screen, self.source.transformed
+        biasing = self.source.biases
         manifest = Manifest(
             variant=self.variant.name,
             family=self.choice.family,
@@ -293,6 +299,8 @@ class Stages:
             screen_bytes=0 if screening is None else screen.BITMAP_BYTES,
             transform=_rule(transform.launch_rule(transformed)) if transformed else None,
             transformed=transformed,
+            biases=None if biasing is None else _rule(biases.launch_rule(**asdict(biasing))),
+            biases_per_head=biasing is not None and biasing.per_head,
             abi=_abi(self.variant, self.source, config.launch_rule().get("maps", ())),
             features=tuple(sorted(features(self.variant).hooks)),
             own_scale=self.variant.branches[0].sm_scale is not None,

@@ -87,7 +87,7 @@ LAUNCH_FIELDS: Final = tuple(
             *[(name, "i32") for name in ("batch", "num_heads", "num_kv_heads", "group", "max_qo_len", "max_kv_len")],
             *[(name, "i32") for name in ("q_start", "k_start", "explicit_q_start", "reserved")],
             *[(name, "ptr") for name in ("split_out", "split_state", "merged_out", "merged_state")],
-            *[(name, "ptr") for name in ("counters", "screens", "made_q", "made_k", "made_v")],
+            *[(name, "ptr") for name in ("counters", "screens", "made_q", "made_k", "made_v", "biases")],
             *[(name, "i64") for name in ("split_tokens", "qo_tokens", "kv_tokens")],
             *[(name, "i32") for name in ("num_splits", "split_cols", "fills_unowned")],
         ]

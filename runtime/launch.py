@@ -113,7 +113,7 @@ class Kernel:
 
         self.main = entry("main", manifest.launch)
         self.merge, self.screen = entry("merge", manifest.merge), entry("screen", manifest.screen)
-        self.transform = entry("transform", manifest.transform)
+        self.transform, self.biases = entry("transform", manifest.transform), entry("biases", manifest.biases)
         self.lanes = lanes(on.index)
         # Blocks that run at once, as the tile table means them to.
         self.resident = on.sms * max(manifest.tile.get("min_blocks", 1), 1)

@@ -118,13 +118,23 @@ class Plan:
             check_grid(shapes, grid)
             return grid
 
+        def begin_with(function: Any, rule: LaunchRule, grid: tuple[int, int, int]) -> None:
+            if math.prod(grid):  # of no key there is nothing to be made
+                self.launches.insert(0, (function, grid, rule))
+
         self.screens: _Array | None = None
         if manifest.screen is not None:
             grid = checked(manifest.screen)
             self.screens = _Array((math.prod(grid) * manifest.screen_bytes // 4,), library.dtypes["f32"], None)
-            self.launches.insert(0, (kernel.screen, grid, manifest.screen))
+            begin_with(kernel.screen, manifest.screen, grid)
+        self.biases: _Array | None = None
+        if manifest.biases is not None:
+            heads = shapes.num_kv_heads if manifest.biases_per_head else 1
+            keys = int(words["launch.kv_tokens"]) * heads + manifest.tile["block_n"]  # a tile may begin at the last one
+            self.biases = _Array((keys, 4), library.dtypes["f32"], None)
+            begin_with(kernel.biases, manifest.biases, checked(manifest.biases))
         if manifest.transform is not None:
-            self.launches.insert(0, (kernel.transform, checked(manifest.transform), manifest.transform))
+            begin_with(kernel.transform, manifest.transform, checked(manifest.transform))
         if splits.count > 1:
             assert manifest.merge is not None
             self.launches.append((kernel.merge, checked(manifest.merge), manifest.merge))
@@ -181,7 +191,7 @@ class Plan:
         self.at_split = at("split_out"), at("split_state")
         self.at_merged = at("merged_out"), at("merged_state")
         self.at_counters, self.at_screens, self.at_fills = at("counters"), at("screens"), at("fills_unowned")
-        self.at_made = at("made_q"), at("made_k"), at("made_v")
+        self.at_made, self.at_biases = (at("made_q"), at("made_k"), at("made_v")), at("biases")
         pointers: list[tuple[int, int]] = []
         repeated: list[tuple[int, int]] = []
         numbers: list[tuple[int, int, bool]] = []
@@ -260,6 +270,7 @@ class Plan:
         else:
             split = None
         screens = None if self.screens is None else self._make(self.screens)
+        biases = None if self.biases is None else self._make(self.biases)
         made = [(index, self._make(array)) for index, array in self.made] if self.made else ()
         read = [at_q, at_k, at_v]
         for index, array in made:
@@ -297,6 +308,8 @@ class Plan:
                         words[self.at_merged[0]], words[self.at_merged[1]] = pointer(acc), pointer(state)
                 if screens is not None:
                     words[self.at_screens] = pointer(screens)
+                if biases is not None:
+                    words[self.at_biases] = pointer(biases)
                 for index, _ in made:
                     words[self.at_made[index]] = read[index]
                 for index, place in self.given_pointers:
@@ -322,7 +335,7 @@ class Plan:
         finally:
             if pushed:
                 call(bindings().cuCtxPopCurrent())
-        del keep, screens, made  # the allocator may reuse it from here on, in the order of the stream
+        del keep, screens, biases, made  # the allocator may reuse it from here on, in the order of the stream
         return Results(out, lse, acc, state)
 
     def _make(self, wanted: _Array, *, filled: bool = True) -> Any:

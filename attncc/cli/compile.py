@@ -29,11 +29,12 @@ SUFFIXES = {
     "merge": "merge.cubin",
     "screen": "screen.cubin",
     "transform": "transform.cubin",
+    "biases": "biases.cubin",
     "sass": "sass",
     "manifest": "json",
     "report": "report.json",
 }
-BINARY = ("cubin", "merge", "screen", "transform")
+BINARY = ("cubin", "merge", "screen", "transform", "biases")
 FRONT = ("ast", "ir")  # need no kernel family, so they exist for variants that none serves
 DEFAULT_TARGET = "sm_90a"
 
@@ -126,6 +127,8 @@ def command(
                 raise click.UsageError(f"--emit=screen: no captured tensor decides which tiles {stem} visits")
             if "transform" in kinds and not made["transform"]:
                 raise click.UsageError(f"--emit=transform: {stem} transforms no vector before its kernel")
+            if "biases" in kinds and not made["biases"]:
+                raise click.UsageError(f"--emit=biases: no product of {stem} adds a bias by key")
             if verbose and "cuda" not in kinds:
                 _say_made(result)
     return _write(kinds, output, stem, made)

@@ -195,6 +195,7 @@ struct Facts {
   bool has_special;  // in logits() the score goes through a special function
   bool key_adds;  // scaled() and key_added() exist
   bool key_in_mask;  // ... and mask() reads Key, too
+  bool key_adds_per_head;  // ... and their factor or their bias differs from one KV head to the next
   bool mask_in_columns;  // mask() takes Columns, too
 };
 
@@ -315,6 +316,7 @@ struct Launch {
   void* screens;  // where the entry `screen` leaves what `main` visits: device/screen.cuh
   // What the entry `transform` makes of q, k and v, each null where it makes nothing of it: contiguous, [tokens, heads, dim].
   void *made_q, *made_k, *made_v;
+  void* biases;  // where the entry `biases` leaves the channels of K that add a bias by key: device/biases.cuh
   i64 split_tokens;
   i64 qo_tokens, kv_tokens;  // of the storage, all requests together
   int num_splits;  // 0 means 1; the grid of `main` is num_splits times as wide

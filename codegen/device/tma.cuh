@@ -1,5 +1,5 @@
-// The tensor memory accelerator: boxes of a tensor from global to shared memory by one thread's order, sm_90 and later. Owns
-// the copies and the visibility of their descriptors. It may not know what the tensor is.
+// The tensor memory accelerator: boxes of a tensor, and plain bytes, from global to shared memory by one thread's order, sm_90 and
+// later. Owns the copies and the visibility of their descriptors. It may not know what is copied.
 #pragma once
 #include "device/mbarrier.cuh"
 
@@ -27,6 +27,14 @@ __device__ __forceinline__ void load_box(unsigned target, const TensorMap* map, 
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
       ::"r"(target), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
       : "memory");
+}
+
+// PTX ISA 9.7.9.25.4.1 cp.async.bulk. Orders `bytes` from `source` on into shared memory at `target`, all three multiples of 16; they
+// count against `barrier`. What was written to or read from `target` before: as above.
+__device__ __forceinline__ void load_bytes(unsigned target, const void* source, int bytes, unsigned barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+               "l"(source), "r"(bytes), "r"(barrier)
+               : "memory");
 }
 
 }  // namespace attncc

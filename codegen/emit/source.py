@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 from attncc.artifact import Role
 from attncc.codegen.emit.params import Block
 from attncc.codegen.emit.text import Text, render_mapped
-from attncc.codegen.emit.variant import Screening, VariantSource, emit_variant
-from attncc.codegen.families import entries, merge, screen, transform
+from attncc.codegen.emit.variant import Biasing, Screening, VariantSource, emit_variant
+from attncc.codegen.families import biases, entries, merge, screen, transform
 from attncc.ir.nodes import Variant
 
 C = TypeVar("C", contravariant=True)
@@ -33,6 +33,9 @@ class Family(Protocol[C]):
     @property
     def TRANSFORMS(self) -> bool: ...
 
+    def adds(self, config: C) -> bool:
+        """Whether products of ``main`` add a bias by key, as the entry ``biases`` makes it."""
+
     def render_wrapper(self) -> str:
         """The ``extern "C"`` entry ``main``, over ``Params``, ``Config`` and ``Variant``."""
 
@@ -43,7 +46,7 @@ class KernelSource:
 
     ``block`` is the parameter ABI behind ``launch``; ``name`` is what compiler messages call the text. Each of the
     ``entries``, by role its symbol, can be compiled alone: entries.alone. ``screen`` as in VariantSource;
-    ``transformed`` as well, where ``main`` reads what the entry ``transform`` makes.
+    ``transformed`` and ``biases`` as well, where ``main`` reads what those entries make.
     """
 
     name: str
@@ -53,6 +56,7 @@ class KernelSource:
     entries: Mapping[Role, str]
     screen: Screening | None = None
     transformed: tuple[str, ...] = ()
+    biases: Biasing | None = None
 
 
 def emit_kernel(variant: Variant, family: Family[C], config: C) -> KernelSource:
@@ -66,6 +70,8 @@ def emit_kernel(variant: Variant, family: Family[C], config: C) -> KernelSource:
         wrappers["screen"] = screen.render_wrapper()
     if family.TRANSFORMS and source.transformed:
         wrappers["transform"] = transform.render_wrapper()
+    if source.biases is not None and family.adds(config):
+        wrappers["biases"] = biases.render_wrapper()
     return assemble(variant, source, family.HEADER, family.render_config(config), wrappers)
 
 
@@ -80,6 +86,7 @@ def assemble(
     beside = [screen.HEADER] if source.screen is not None else []
     beside += ["device/interval.cuh"] if source.settles and source.screen is None else []
     beside += [transform.HEADER] if "transform" in wrappers else []
+    beside += [biases.HEADER] if "biases" in wrappers else []
     for path in (*HEADERS, *beside, header):
         if path:
             out.add(f'#include "{path}"')
@@ -104,4 +111,5 @@ def assemble(
         symbols,
         source.screen if "screen" in wrappers else None,
         source.transformed if "transform" in wrappers else (),
+        source.biases if "biases" in wrappers else None,
     )

@@ -73,23 +73,33 @@ class Screening:
 
 
 @dataclass(frozen=True)
+class Biasing:
+    """A Variant's bias by key that products may add: whether what they add differs by KV head."""
+
+    per_head: bool
+
+
+@dataclass(frozen=True)
 class VariantSource:
-    """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``; ``screen``: the launch
-    rule's terms of a Variant that has one. ``transformed``: of q, k and v, those on which it has a hook. ``settles``:
-    its values of row − col may."""
+    """The generated ``Params`` and ``Variant``. ``block`` is the parameter ABI after ``launch``; ``screen`` and
+    ``biases``: the launch rules' terms of a Variant that has a screen, a bias by key. ``transformed``: of q, k and v,
+    those on which it has a hook. ``settles``: its values of row − col may."""
 
     text: Text
     block: Block
     screen: Screening | None
     transformed: tuple[str, ...] = ()
     settles: bool = False
+    biases: Biasing | None = None
 
 
 def emit_variant(variant: Variant) -> VariantSource:
     """The C++ of a canonical variant whose hooks are within hooks.SERVES."""
     writer = _Writer(variant)
     transformed = tuple(name[0] for name in ("query", "key", "value") if name in writer.hooks.vectors)
-    return VariantSource(writer.write(), writer.block, writer.screening, transformed, bool(writer.settling))
+    return VariantSource(
+        writer.write(), writer.block, writer.screening, transformed, bool(writer.settling), writer.biasing
+    )
 
 
 class _Writer:
@@ -171,6 +181,7 @@ class _Writer:
             (true[hooks.special], "has_special"),
             (true[self.key_adds], "key_adds"),
             (true[self.key_adds and self.key_in_mask], "key_in_mask"),
+            (true[self.key_adds and self.key_adds_per_head], "key_adds_per_head"),
             (true[self.mask_in_columns], "mask_in_columns"),
         ]
         while values[-1][0] in ("false", "{false, 0}"):  # C++ fills the rest with zeros
@@ -198,6 +209,11 @@ class _Writer:
         return added is not None and not self.plan.diagonal and any(m.expr is added[1] for m in self.plan.key)
 
     @property
+    def key_adds_per_head(self) -> bool:
+        """Whether the score's factor or the bias differs from one KV head to the next."""
+        return any("hk" in axes(expr) for expr in self.hooks.added or ())
+
+    @property
     def key_in_mask(self) -> bool:
         read = set(walk(self.hooks.mask)) if self.hooks.mask is not None else set()
         return any(member.expr in read for member in self.plan.key)
@@ -217,6 +233,10 @@ class _Writer:
     @property
     def screening(self) -> Screening | None:
         return None if self.hooks.screen is None else Screening(self.screen_per_head, self.diagonal_per_head)
+
+    @property
+    def biasing(self) -> Biasing | None:
+        return Biasing(self.key_adds_per_head) if self.key_adds else None
 
     @property
     def num_ranges(self) -> int:

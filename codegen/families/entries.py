@@ -1,4 +1,4 @@
-"""The entries of a kernel's text: ``main``, and beside it ``merge``, ``screen`` and ``transform``. Owns their symbols.
+"""The entries of a kernel's text: ``main``, and beside it ``merge`` and what runs before it. Owns their symbols.
 
 Each can be compiled alone, so that a machine does them at once. Knows no family.
 """

@@ -279,6 +279,11 @@ def render_config(config: Config) -> str:
     )
 
 
+def adds(config: Config) -> bool:
+    """Whether products add a bias by key: it is added to scores in registers."""
+    return False
+
+
 def render_wrapper() -> str:
     """The entry point of the generated text; ``Params`` and ``Variant`` are defined above it."""
     return (

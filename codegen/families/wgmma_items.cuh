@@ -30,7 +30,7 @@ struct SharedLayout {
   static constexpr int value_stages = Config::stages + 1;  // of what hooks stage: made before its K has a place
   static constexpr int q = 0, k = q + Config::q_stages * QTile::bytes, v = k + Config::stages * KTile::bytes;
   static constexpr int ones = v + Config::stages * VTile::bytes, biases = ones + (Config::adds ? OnesTile::bytes : 0);
-  static constexpr int bytes = biases + (Config::adds ? value_stages * BiasTile::bytes : 0);
+  static constexpr int bytes = biases + (Config::adds ? Config::stages * BiasTile::bytes : 0);
 };
 
 #ifdef ATTNCC_KERNELS
@@ -56,12 +56,13 @@ struct Softmaxes {
 
 __device__ __forceinline__ constexpr Facts without_bias(Facts facts) {
   facts.has_logits = false;
-  facts.has_key = facts.key_in_mask;
+  facts.has_key = facts.key_in_mask_only = facts.key_in_mask;
   return facts;
 }
 
 // What is left of a Variant to its pairs where products add its bias by key: scores that are scaled. Beside every tile of K lies
-// a tile of 16 columns more, of which three hold the bias divided by the scale, in pieces; Q has ones there.
+// a tile of 16 columns more, of which three hold the bias divided by the scale, in pieces, as device/biases.cuh has them; Q has
+// ones there.
 template <class Variant>
 struct Added : Variant {
   static constexpr Facts facts = without_bias(Variant::facts);
@@ -81,8 +82,6 @@ template <class Config, class Variant>
 struct Served<Config, Variant, true> {
   using Type = Added<Variant>;
 };
-constexpr float kLeastScale = 0x1p-60f;  // of scores beside a bias by key, which is divided by it
-constexpr float kLargestBias = 0x1p31f;  // beyond, it is this: weights against it would be rounded by more than 2^64
 
 constexpr int kLoaders = 128, kHelpers = 96;  // threads of the loading warpgroup; of its warps 1 - 3
 
@@ -120,12 +119,11 @@ struct alignas(1024) Shared {
   static_assert(Config::stages >= 2, "a tile that may be done again keeps its K until the next one's is there");
   static_assert(Config::slots >= 2, "an item's output is stored while the next one is under way");
   static constexpr bool added = Softmaxes<Config, Variant>::added;
-  static constexpr bool staged = Variant::facts.has_key || Variant::facts.has_diagonal || added;
+  static constexpr bool staged = Variant::facts.has_key || Variant::facts.has_diagonal;
   // Of the threads of warps 1 - 3, who stages values, and who prepares items: the next one while this one's last tiles are
-  // still staged. One warp is enough for biases that products add, whose instructions are in nobody's way, and for keys that
-  // partial tiles alone read.
+  // still staged. One warp is enough for keys that partial tiles alone read.
   static constexpr bool seldom = Variant::facts.key_in_mask_only && !Variant::facts.has_diagonal;
-  static constexpr int stagers = added || seldom ? 32 : staged ? kHelpers - 32 : 0, preparers = kHelpers - stagers;
+  static constexpr int stagers = seldom ? 32 : staged ? kHelpers - 32 : 0, preparers = kHelpers - stagers;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
   static constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;
   static constexpr int value_stages = SharedLayout<Config>::value_stages;

@@ -7,8 +7,8 @@
 
 #ifdef ATTNCC_KERNELS
 #include "device/async_copy.cuh"
+#include "device/biases.cuh"
 #include "device/math.cuh"
-#include "device/pieces.cuh"
 #include "device/sync.cuh"
 #include "device/tma.cuh"
 #include "device/unowned.cuh"
@@ -18,9 +18,7 @@ namespace attncc {
 namespace wgmma_sm90 {
 
 constexpr int kHelping = 8;  // named barrier of those who prepare items
-// Tiles from an item's end: the next one is wanted, it takes two or three of them to prepare.
-template <class Config, class Variant>
-constexpr int kNear = Softmaxes<Config, Variant>::added ? 6 : 4;
+constexpr int kNear = 4;     // tiles from an item's end: the next one is wanted, it takes two or three of them to prepare
 
 // 2^x's factor on raw scores: where a variant's logits are scores times a scale, exp2 takes it in its multiply-add.
 template <class Variant>
@@ -58,7 +56,7 @@ __device__ __forceinline__ void fill_slot(const typename Variant::Params& params
   slot.col_end = work.col0 + work.ncols < kv_len ? work.col0 + work.ncols : kv_len;
   *reinterpret_cast<typename Variant::Item*>(slot.item) = Variant::item(params, work);
   float scale = ::fabsf(plain_scale<Variant>(*reinterpret_cast<const typename Variant::Item*>(slot.item)));
-  if (Softmaxes<Config, Variant>::added && scale > 0.0f && scale < kLeastScale) scale = kLeastScale;
+  if constexpr (Softmaxes<Config, Variant>::added) scale = bias_scale(scale);
   slot.scale = scale == 0.0f ? 1.0f : scale;
   slot.slack = Fn<Accuracy::fast>::div(8.0f, slot.scale);
   int count = Variant::ranges(params, work, slot.row_lo, slot.row_hi, slot.ranges);
@@ -83,6 +81,15 @@ __device__ __forceinline__ int screened_reach(const Launch& launch, const Work& 
   return __reduce_max_sync(0xffffffffu, reach);
 }
 
+// One thread: the channels of K that add a bias, of the tile from `col` on. What is wrong in an indptr leads nowhere else.
+template <class Config, class Variant>
+__device__ __forceinline__ void load_biases(const Launch& launch, int b, int hk, int base, int col, unsigned target,
+                                            unsigned barrier) {
+  const i64 token = token_index(launch.kv_indptr, base, launch.max_kv_len, b, col), tokens = launch.kv_tokens;
+  const i64 first = token < 0 || token > tokens ? tokens : token;
+  load_bytes(target, key_channels<Variant>(launch, hk) + first, SharedLayout<Config>::BiasTile::plane_bytes, barrier);
+}
+
 // One thread: every tile of every item. A tile's K is multiplied beside the V of the tile before it: they come in that order.
 template <class Config, class Variant>
 __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap* k_map, const TensorMap* v_map,
@@ -90,6 +97,8 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
   using Layout = SharedLayout<Config>;
   using KTile = typename Layout::KTile;
   using VTile = typename Layout::VTile;
+  using BiasTile = typename Layout::BiasTile;
+  constexpr bool added = Softmaxes<Config, Variant>::added;
   const bool ragged = launch.kv_indptr != nullptr;
   Ring<Config::slots> slots;
   Ring<Config::stages> k_ring, v_ring;
@@ -108,7 +117,7 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
     TileSpan span{}, following{};
     if (!stop) tiles.next(span);
     constexpr bool descends = Softmaxes<Config, Variant>::descends;
-    const int near = slot.reach + (descends ? 1 : -1) * kNear<Config, Variant> * Config::block_n;
+    const int near = slot.reach + (descends ? 1 : -1) * kNear * Config::block_n;
     bool more = true, wanted = stop;
 #pragma unroll 1
     while (more) {
@@ -121,11 +130,14 @@ __device__ __forceinline__ void load_tiles(const Launch& launch, const TensorMap
         shared.spans[stage].word = span.col << 3 | (span.partial ? kPartial : 0) | (more ? 0 : kLast) |
                                    (span.col + Config::block_n > col_end && !clipped ? kTail : 0);
         if constexpr (descends) shared.ends[stage] = span.end;
-        arrive_expecting(k_full, KTile::bytes);
+        arrive_expecting(k_full, KTile::bytes + (added ? BiasTile::plane_bytes : 0));
 #pragma unroll 1
         for (int panel = 0; panel < KTile::panels; ++panel)
           load_box(smem + Layout::k + stage * KTile::bytes + panel * KTile::panel_bytes, k_map, k_full, panel * 64,
                    base + span.col, hk, b);
+        if constexpr (added)
+          load_biases<Config, Variant>(launch, b, hk, base, span.col, smem + Layout::biases + stage * BiasTile::bytes,
+                                       k_full);
         k_ring.advance();
         if (!wanted && (!more || (descends ? span.col <= near : span.col >= near))) {
           arrive(shared_address(&shared.next_wanted));
@@ -328,82 +340,10 @@ __device__ __forceinline__ void stage_values(const typename Variant::Params& par
   }
 }
 
-// What products add to a pair's score, in pieces: a key's bias divided by what scores are multiplied by, `inverse` being 1 / scale.
-// An infinity or a NaN is the first of them, whatever the others.
-__device__ __forceinline__ Pieces bias_pieces(float bias, float scale, float inverse) {
-  const float x = ::fminf(::fmaxf(bias, -kLargestBias), kLargestBias), quotient = x * inverse;
-  Pieces made = pieces(::fmaf(::fmaf(-quotient, scale, x), inverse, quotient));
-  if (!(::fabsf(bias) < infinity())) made.first = (made.first & 0xffff0000u) | float_to_bits(bias) >> 16;
-  return made;
-}
-
-// Stagers: likewise, where products add a bias by key. What the next tile's keys read is asked for before this one's K has a
-// place: a tile takes them less time than it takes consumers.
-template <class Config, class Variant>
-__device__ __forceinline__ void stage_biases(const typename Variant::Params& params, const ItemSlot<Config, Variant>& slot,
-                                             Shared<Config, Variant>& shared, char* memory, int stager,
-                                             Ring<Config::stages>& ring,
-                                             Ring<Shared<Config, Variant>::value_stages>& values) {
-  constexpr Facts facts = Variant::facts;
-  static_assert(!facts.has_diagonal, "a bias by key has no diagonals beside it");
-  using Key = typename Variant::Key;
-  using Layout = SharedLayout<Config>;
-  using Tile = typename Layout::BiasTile;
-  constexpr int block_n = Config::block_n, stagers = Shared<Config, Variant>::stagers;
-  constexpr int each = (block_n + stagers - 1) / stagers;
-  const typename Variant::Item item = *reinterpret_cast<const typename Variant::Item*>(slot.item);
-  const int last = slot.work.geometry.kv_len - 1, col_end = slot.col_end;
-  const float scale = slot.scale, inverse = Fn<Accuracy::exact>::div(1.0f, scale);
-  typename KeyReadOf<Variant>::Type reads[each];
-  ItemTiles<Config, Variant> tiles(params.launch, slot);
-  TileSpan span{};
-  const auto column = [&](int j) {
-    const int col = span.col + stager + j * stagers;
-    return col < last ? col : last;
-  };
-  // Of a tile behind the columns' end no value counts.
-  const auto ask = [&]() {
-    if constexpr (Variant::facts.key_reads) {
-      if (span.col < col_end) {
-#pragma unroll
-        for (int j = 0; j < each; ++j) reads[j] = Variant::read_key(params, item, column(j));
-      }
-    }
-  };
-  bool more = tiles.next(span);
-  ask();
-#pragma unroll 1
-  while (more) {
-    jitter<Config::jittered>();
-#pragma unroll
-    for (int j = 0; j < each; ++j) {
-      const int i = stager + j * stagers;
-      if (span.col < col_end && i < block_n) {
-        Key key;
-        if constexpr (facts.key_reads)
-          key = Variant::key(params, item, reads[j], column(j));
-        else
-          key = Variant::key(params, item, column(j));
-        if constexpr (facts.has_key) reinterpret_cast<Key*>(shared.keys)[values.stage * block_n + i] = key;
-        const Pieces bias = bias_pieces(Variant::key_added(key), scale, inverse);
-        *reinterpret_cast<uint2*>(memory + Layout::biases + values.stage * Tile::bytes + Tile::offset(i, 0)) =
-            uint2{bias.first, bias.last};
-      }
-    }
-    fence_proxy();  // wgmma reads them
-    more = tiles.next(span);
-    if (more) ask();
-    wait<Config::checked>(shared_address(&shared.k_empty[ring.stage]), ring.parity ^ 1);
-    arrive_warp(shared_address(&shared.k_full[ring.stage]));
-    ring.advance();
-    values.advance();
-  }
-}
-
 // Stagers: those of every item of this CTA.
 template <class Config, class Variant>
 __device__ __forceinline__ void stage_items(const typename Variant::Params& params, Shared<Config, Variant>& shared,
-                                            char* memory, int stager) {
+                                            int stager) {
   Ring<Config::slots> slots;
   Ring<Config::stages> ring;
   Ring<Shared<Config, Variant>::value_stages> values;
@@ -412,10 +352,7 @@ __device__ __forceinline__ void stage_items(const typename Variant::Params& para
     wait<Config::checked>(shared_address(&shared.slot_full[slots.stage]), slots.parity);
     const ItemSlot<Config, Variant>& slot = shared.slots[slots.stage];
     if (slot.stop) break;
-    if constexpr (Shared<Config, Variant>::added)
-      stage_biases(params, slot, shared, memory, stager, ring, values);
-    else
-      stage_values(params, slot, shared, stager, ring, values);
+    stage_values(params, slot, shared, stager, ring, values);
     slots.advance();
   }
 }

@@ -4,9 +4,10 @@
 // Warpgroup 0 loads (families/wgmma_loaders.cuh), the others (consumers) multiply, each 64 packed query rows of the CTA's
 // tile. All walk the same items, and each item's tiles.
 //   warp 0, one lane   K and V tiles by TMA into two rings of stages; says in `spans` which tile a stage holds.
+//                      Beside K what products add of a bias by key (Added, in families/wgmma_items.cuh), as the entry
+//                      `biases` made it.
 //   warps 1 - 3        items into a ring of slots, their rows of Q by cp.async, whatever their strides and packing. Where
-//                      hooks stage values beside K, warp 1 does so, and warps 2 and 3 stage them; a bias by key that products
-//                      add (Added, in families/wgmma_items.cuh) warp 3 alone.
+//                      hooks stage values beside K, warp 1 does so, and warps 2 and 3 stage them.
 //   consumers          S = Q K^T, softmax, O += P V with P in registers; the output from registers.
 // A consumer's tiles are one sequence over all items: behind an item's last tile comes the next one's first, whose Q K^T is
 // issued before the last P V, so that the tensor cores go on while the output is stored, in the middle of that first tile.
@@ -21,7 +22,7 @@
 //   q_empty      of each consumer; an arrival a warp, after the item's last product with Q, or once it is sure that none is
 //                done again. Likewise seen before these rows are loaded again, and q_full's next phase ends only then: so no
 //                consumer is left behind by two.
-//   k_full       TMA's bytes (and an arrival of each warp that stages values): K tile, span, staged values.
+//   k_full       TMA's bytes (and an arrival of each warp that stages values): K tile, what is added, span, staged values.
 //   k_empty      an arrival a consumer warp: done with them.
 //   v_full, v_empty   likewise for V.
 //   next_wanted  one arrival an item, when K is asked for a few tiles from its end. Before, no other item is taken from those
@@ -406,7 +407,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   const auto multiply_k = [&]() {
     const u64 q = q_tiles + u64(q_ring.stage * (QTile::bytes >> 4)), k = k_tiles + u64(k_ring.stage * (KTile::bytes >> 4));
     if constexpr (added)
-      Products<Config>::scores_added(s, q, k, ones, biases + u64(values.stage * (BiasTile::bytes >> 4)));
+      Products<Config>::scores_added(s, q, k, ones, biases + u64(k_ring.stage * (BiasTile::bytes >> 4)));
     else
       Products<Config>::scores(s, q, k);
     commit_products();
@@ -619,7 +620,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         again = seldom = 1;
         multiply_again<Config, added>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_stage * QTile::bytes,
                                       base + Layout::k + k_ring.stage * KTile::bytes,
-                                      base + Layout::biases + values.stage * BiasTile::bytes);
+                                      base + Layout::biases + k_ring.stage * BiasTile::bytes);
       }
     }
     reduction.add(sums);
@@ -687,7 +688,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   }
 }
 
-// What products add, before the next barrier of the CTA: ones; and zeros, beside what stagers write later.
+// What products add, before the next barrier of the CTA: ones; and zeros, beside what is copied later.
 template <class Config>
 __device__ __forceinline__ void begin_added(char* smem) {
   using Layout = SharedLayout<Config>;
@@ -752,7 +753,7 @@ __device__ __forceinline__ void run_block(const typename Given::Params& params, 
     if (threadIdx.x == 0)
       load_tiles<Config, Variant>(params.launch, k_map, v_map, shared, shared_address(smem));
     else if (threadIdx.x >= kLoaders - Shared<Config, Variant>::stagers)
-      stage_items<Config, Variant>(params, shared, smem, int(threadIdx.x) - (kLoaders - Shared<Config, Variant>::stagers));
+      stage_items<Config, Variant>(params, shared, int(threadIdx.x) - (kLoaders - Shared<Config, Variant>::stagers));
     else if (threadIdx.x >= kLoaders - kHelpers)
       prepare_items<Config, Variant>(helpers_params<Config, Variant>(params), shared, smem, shared_address(smem),
                                      int(threadIdx.x) - (kLoaders - kHelpers));

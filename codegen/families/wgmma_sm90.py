@@ -32,8 +32,8 @@ class Config:
     many for every thread; whoever takes more than is left waits for ever. ``checked`` stops a kernel that waits for
     what never comes. ``jittered``, for tests, lets loaders and consumers dawdle by chance wherever they meet.
     ``steady``: plain scores are weighed against the largest of a row's first tile while that serves. ``adds``: where
-    logits are scaled scores and a bias by key, products add it. ``hides_params``: warps that prepare items leave the
-    uniform registers to the consumers.
+    logits are scaled scores and a bias by key, products add it, as the entry ``biases`` makes it. ``hides_params``:
+    warps that prepare items leave the uniform registers to the consumers.
     """
 
     dtype: Dtype
@@ -70,7 +70,7 @@ class Config:
     def smem_bytes(self) -> int:
         """Dynamic shared memory of a CTA; ``SharedLayout`` in the header computes the same."""
         qk, v = 128 * -(-self.head_dim // 64), 128 * -(-self.head_dim_v // 64)
-        added = 32 * (64 + (self.stages + 1) * self.block_n) if self.adds else 0
+        added = 32 * (64 + self.stages * self.block_n) if self.adds else 0
         return self.q_stages * self.block_m * qk + self.stages * self.block_n * (qk + v) + added
 
     @property
@@ -193,7 +193,8 @@ def choose(
             hides_params=tile.hides_params,
         )
 
-    if dtype == "bf16" and here - _LIGHT == {"logits", "key bias"}:  # f16 does not hold the pieces of every bias
+    # A window is a mask as others are; f16 does not hold the pieces of every bias.
+    if dtype == "bf16" and here - _LIGHT - {"band"} == {"logits", "key bias"}:
         for adding in (light, usual):
             config = replace(of(adding), adds=True)
             if config.smem_bytes <= _ADDING_BYTES:
@@ -238,6 +239,11 @@ def render_config(config: Config) -> str:
             wgmma_products.render(config),
         ]
     )
+
+
+def adds(config: Config) -> bool:
+    """Whether products add a bias by key, as the entry ``biases`` makes it."""
+    return config.adds
 
 
 def render_wrapper() -> str:

@@ -30,6 +30,12 @@ variant by_head(bias: f32[batch, num_kv_heads, kv_len], sink: f32[num_heads]) {
     mask      = q >= k and q - k < 150
     normalize = softmax(sink = sink[h])
 }
+variant factors(bias: f32[kv_len], s: f32[num_kv_heads]) { logits = s[hk] * score + bias[col]; mask = q >= k }
+variant normed(bias: f32[batch, kv_len]) {
+    key    = key * rsqrt(dot(key, key) / head_dim + 0.1)
+    logits = score + bias[b, col]
+    mask   = q >= k
+}
 variant own_scale(bias: f32[batch, kv_len], s: f32 = 0.1) { sm_scale = s; logits = score + bias[b, col]; mask = q >= k }
 """
 
@@ -77,9 +83,12 @@ def run(
 ) -> None:
     rng = np.random.default_rng(len(bias))
     shape = (sizes.batch, *((sizes.kv_heads,) if name == "by_head" else ()), sizes.kv_len)
+    shape = shape[1:] if name == "factors" else shape
     given: dict[str, Any] = {"bias": BIASES[bias](rng, shape)}
     if name == "by_head":
         given["sink"] = rng.normal(0, 1, sizes.kv_heads * group).astype(np.float32)
+    if name == "factors":
+        given["s"] = rng.normal(0, 0.1, sizes.kv_heads).astype(np.float32)
     factory: VariantFactory[...] = variants[name]
     how = {"pool": pool, "arguments": given, "variant": factory, "family": "wgmma_sm90", "head_dim_v": dims[1], **more}
     check(name, how.pop("dtype", "bf16"), dims[0], group, sizes, **how)
@@ -126,6 +135,68 @@ def test_by_kv_head_beside_a_sink_and_a_window(variants: Any, pool: Pool, group:
     need("wgmma_sm90")
     for sizes in LENGTHS:
         run(variants, pool, "by_head", "near 0", (128, 128), group, sizes)
+
+
+@pytest.mark.parametrize("name", ["factors", "normed"])
+def test_by_a_factor_of_the_head_and_beside_keys_that_are_transformed(variants: Any, pool: Pool, name: str) -> None:
+    need("wgmma_sm90")
+    for sizes in LENGTHS:
+        run(variants, pool, name, "near 0", (128, 128), 2, sizes)
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("name", ["causal", "masked"])
+def test_ragged(variants: Any, name: str, splits: int) -> None:
+    """Requests one behind another, with tokens of none before and after them, as each of them alone."""
+    need("wgmma_sm90")
+    rows, cols = (70, 0, 33, 128), (129, 64, 700, 130)
+    qo, kv = (np.cumsum([5, *lens]).astype(np.int32) for lens in (rows, cols))
+    q, k, v = (
+        torch.randn(tokens, heads, 128, device=DEVICE, dtype=torch.bfloat16)
+        for tokens, heads in ((int(qo[-1]) + 7, 4), (int(kv[-1]) + 9, 2), (int(kv[-1]) + 9, 2))
+    )
+    bias = torch.randn(len(k), device=DEVICE)
+    for tensor in (k, v, bias):  # of no request
+        tensor[: kv[0]] = tensor[kv[-1] :] = float("nan")
+    indptrs = {"qo_indptr": torch.from_numpy(qo).to(DEVICE), "kv_indptr": torch.from_numpy(kv).to(DEVICE)}
+    out, lse = attncc.attention(
+        q, k, v, variants[name](bias=bias), **indptrs, max_qo_len=128, num_splits=splits, return_lse=True
+    )
+    for b, (n, m) in enumerate(zip(rows, cols, strict=True)):
+        if n:
+            of_q, of_k = slice(qo[b], qo[b] + n), slice(kv[b], kv[b] + m)
+            alone = (tensor[None, part] for tensor, part in ((q, of_q), (k, of_k), (v, of_k)))
+            one = attncc.attention(*alone, variants[name](bias=bias[None, of_k].contiguous()), return_lse=True)
+            torch.testing.assert_close(out[of_q].float(), one[0][0].float(), atol=2e-2, rtol=2e-2)
+            torch.testing.assert_close(lse[of_q], one[1][0], atol=2e-3, rtol=1e-6)
+    assert not bool(out[: qo[0]].any() | out[qo[-1] :].any())
+
+
+def test_a_graph_replays_with_another_bias(variants: Any) -> None:
+    """What is made of it before the kernel is made anew."""
+    need("wgmma_sm90")
+    q, k, v = (torch.randn(2, 300, heads, 128, device=DEVICE, dtype=torch.bfloat16) for heads in (4, 2, 2))
+    bias, lens = torch.randn(2, 300, device=DEVICE), torch.tensor([300, 129], dtype=torch.int32, device=DEVICE)
+    bound = variants["causal"](bias=bias)
+    attncc.attention(q, k, v, bound, kv_lens=lens)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = attncc.attention(q, k, v, bound, kv_lens=lens)
+    for scale in (1.0, -3.0):
+        bias.copy_(scale * torch.randn(2, 300, device=DEVICE))
+        lens.copy_(lens.flip(0))
+        graph.replay()
+        assert torch.equal(captured, attncc.attention(q, k, v, bound, kv_lens=lens))
+
+
+def test_no_keys_at_all(variants: Any) -> None:
+    need("wgmma_sm90")
+    q, k = (torch.randn(2, length, 2, 128, device=DEVICE, dtype=torch.bfloat16) for length in (70, 0))
+    for name in ("dense", "normed"):
+        bias = torch.zeros(2, 0, device=DEVICE)
+        out, lse = attncc.attention(q, k, k, variants[name](bias=bias), return_lse=True)
+        assert not bool(out.any())
+        assert bool(lse.isneginf().all())
 
 
 @pytest.mark.parametrize("bias", ["near 0", "-1e9"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 from attncc.artifact import Abi, Artifact, Capture, Entry, LaunchRule, Manifest, Parameter, TensorMap, Word, digest
 
 CUBIN = bytes(range(256)) * 40
-MERGE, SCREEN, TRANSFORM = CUBIN[::-1], CUBIN[:100], CUBIN[:200]
+MERGE, SCREEN, TRANSFORM, BIASES = CUBIN[::-1], CUBIN[:100], CUBIN[:200], CUBIN[:300]
 
 
 def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
     words = (Word("launch.q", "ptr", 0), Word("cap.data", "ptr", 8), Word("cap.value", "f32", 16))
     return Artifact(
         key=key,
-        cubins={"main": cubin, "merge": MERGE, "screen": SCREEN, "transform": TRANSFORM},
+        cubins={"main": cubin, "merge": MERGE, "screen": SCREEN, "transform": TRANSFORM, "biases": BIASES},
         manifest=Manifest(
             variant="gemma2",
             family="mma_sm80",
@@ -28,12 +28,15 @@ def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
                 "merge": Entry("attncc_merge", 40, 0, 0, 0, 0),
                 "screen": Entry("attncc_screen", 48, 0, 0, 0, 8),
                 "transform": Entry("attncc_transform", 40, 0, 0, 0, 16384),
+                "biases": Entry("attncc_biases", 18, 0, 0, 0, 0),
             },
             merge=LaunchRule(("ceil_div(max_qo_len * num_heads, 4)", "1", "batch"), 128, 0),
             screen=LaunchRule(("ceil_div(max_qo_len * group, 128)", "1", "batch"), 256, 0),
             screen_bytes=1044,
             transform=LaunchRule(("ceil_div(max_qo_len * ceil_div(num_heads, 16), 8)", "1", "batch"), 256, 0),
             transformed=("q",),
+            biases=LaunchRule(("ceil_div(max_kv_len, 128)", "num_kv_heads", "batch"), 128, 0),
+            biases_per_head=True,
             launch=LaunchRule(("ceil_div(max_qo_len * group, 128)", "num_kv_heads", "batch"), 128, 49152),
             abi=Abi(
                 size=320,
@@ -53,6 +56,7 @@ def small(key: str = "0" * 32, cubin: bytes = CUBIN) -> Artifact:
                 "merge": digest(MERGE),
                 "screen": digest(SCREEN),
                 "transform": digest(TRANSFORM),
+                "biases": digest(BIASES),
             },
         ),
     )

@@ -170,6 +170,13 @@ inline void load_box(unsigned target, const TensorMap* map, unsigned barrier, in
   if (emulator::early) emulator::land();
 }
 
+inline void load_bytes(unsigned target, const void* source, int bytes, unsigned barrier) {
+  if (target % 16 || reinterpret_cast<std::size_t>(source) % 16 || bytes % 16) emulator::fail("a bulk copy is misaligned");
+  const auto write = [=] { std::memcpy(emulator::at(target, bytes), source, bytes); };
+  emulator::landings.push_back({barrier, unsigned(bytes), write});
+  if (emulator::early) emulator::land();
+}
+
 template <int Threads>
 inline void arrive_named(int barrier) {
   auto& named = emulator::named[barrier];

@@ -52,6 +52,8 @@ def test_the_other_entries_are_kinds_of_their_own(
     assert not (tmp_path / "screen.cubin").exists()
     assert main(["compile", tiny, *SHAPE, "--emit=transform", "-o", str(tmp_path / "transform.cubin")]) == 2
     assert "transforms no vector" in capsys.readouterr().err
+    assert main(["compile", tiny, *SHAPE, "--emit=biases", "-o", str(tmp_path / "biases.cubin")]) == 2
+    assert "adds a bias by key" in capsys.readouterr().err
 
 
 def test_one_kind_goes_to_a_file_or_to_standard_output(

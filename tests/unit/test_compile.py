@@ -225,6 +225,21 @@ def test_vectors_are_an_entry_of_the_family_whose_kernel_takes_them_as_they_come
     assert portable.manifest.transformed == ()
 
 
+def test_a_bias_by_key_is_an_entry_of_the_family_whose_products_add_it() -> None:
+    text = "variant v(bias: f32[batch, kv_len]{}) {{ logits = score{} + bias[b, col] }}"
+    sizes = {"max_kv_len": 300, "num_kv_heads": 4, "batch": 3}
+    for tensor, factor, heads in (("", "", 1), (", s: f32[num_kv_heads]", " * s[hk]", 4)):
+        biased = variant_of(text.format(tensor, factor))
+        made = compile_variant(biased, SPEC)
+        assert set(made.cubins) == {"main", "merge", "biases"}
+        assert made.manifest.biases is not None
+        assert made.manifest.biases.grid_of(sizes) == (3, heads, 3)  # a thread for every key, 128 to a block
+        assert made.manifest.biases_per_head == (heads > 1)
+    for other in ({"family": "mma_sm80"}, {"dtype": "f16"}):
+        without = compile_variant(biased, replace(SPEC, **other))
+        assert set(without.cubins) == {"main", "merge"}
+
+
 def test_an_output_staged_where_tiles_leave_no_room_gives_way() -> None:
     """Rotated outputs are staged beside the tiles, of which the widest at head dim 192 fill shared memory."""
     turned = variant_of("variant v {\n mask = q >= k\n output = out + rotate_half(out)\n}")

@@ -129,6 +129,10 @@ def test_products_add_a_bias_by_key(shape: tuple[int, int]) -> None:
     counts = histogram(sass, ENTRY)
     assert counts["HGMMA"] == config.products
     assert counts["HMMA"] == config.block_n // 8
+    assert counts["UBLKCP"] == 1  # nobody stages: what is added is copied
+    made_before = made.compiled["biases"].resources[SYMBOLS["biases"]]
+    assert (made_before.spill_stores, made_before.spill_loads, made_before.stack) == (0, 0, 0)
+    assert made_before.registers <= 32, "as many threads as a multiprocessor holds hide what they read"
     block = max(blocks(sass), key=lambda found: found["MUFU"])
     assert block["MUFU"] >= config.block_n // 2 - 2  # the first two may stand with what comes before
     assert block["LDS"] <= 1
@@ -143,6 +147,7 @@ def test_products_add_in_bf16_alone_and_beside_masks_and_sinks() -> None:
     for hooks, dtype, expected in (
         (adds, "bf16", True),
         (adds | {"mask", "sink", "query", "key"}, "bf16", True),
+        (adds | {"mask", "band"}, "bf16", True),
         (adds, "f16", False),
         (adds | {"mask", "gather"}, "bf16", False),
         ({"logits", "mask"}, "bf16", False),

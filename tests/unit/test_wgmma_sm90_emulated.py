@@ -22,7 +22,7 @@ from attncc import grammar
 from attncc.artifact import LaunchRule
 from attncc.codegen.emit.source import assemble
 from attncc.codegen.emit.variant import emit_variant
-from attncc.codegen.families import transform, wgmma_sm90
+from attncc.codegen.families import biases, transform, wgmma_sm90
 from attncc.codegen.launch_block import LAUNCH_BYTES, LAUNCH_FIELDS
 from attncc.diagnostics import Source
 from attncc.ir.nodes import Variant
@@ -61,6 +61,23 @@ EXPORT void transform(const Params* params, int x, int y, int z) {
     blockIdx = {i % gridDim.x, i / gridDim.x % gridDim.y, i / gridDim.x / gridDim.y};
     emulator::run(32 * attncc::transforming::kWarps, 0,
                   [&] { attncc::transforming::run_block<Config, Variant>(*params); });
+  }
+}
+// Whether products add a bias by key, and whether it differs by KV head, as bits.
+EXPORT int added() {
+  constexpr attncc::Facts facts = Variant::facts;
+  return Config::adds && facts.key_adds ? 1 + 2 * facts.key_adds_per_head : 0;
+}
+template <class Config, class Variant>
+void make_biases(const Params& params) {
+  if constexpr (Config::adds && Variant::facts.key_adds)
+    emulator::run(attncc::biasing::kThreads, 0, [&] { attncc::biasing::run_block<Config, Variant>(params); });
+}
+EXPORT void biases(const Params* params, int x, int y, int z) {
+  gridDim = {unsigned(x), unsigned(y), unsigned(z)};
+  for (unsigned i = 0; i < gridDim.x * gridDim.y * gridDim.z; ++i) {
+    blockIdx = {i % gridDim.x, i / gridDim.x % gridDim.y, i / gridDim.x / gridDim.y};
+    make_biases<Config, Variant>(*params);
   }
 }
 EXPORT void merge(const Params* params, int blocks, int batch) {
@@ -120,6 +137,11 @@ class Emulated:
             if self.library.transformed() >> bit & 1:
                 keep[name] = np.full((put[f"{side}_tokens"], heads, dim), 0x7FFF, np.uint16)
                 put[f"made_{name}"] = keep[name].ctypes.data
+        added = self.library.added()
+        if added:  # what the entry `biases` makes, NaN before, on 16 bytes; behind it as much as a tile may read
+            keys = put["kv_tokens"] * (kv_heads if added > 1 else 1) + self.config.block_n
+            channels = np.full(16 * keys + 16, 0xFF, np.uint8)
+            put["biases"] = channels.ctypes.data + -channels.ctypes.data % 16
         for field in LAUNCH_FIELDS:
             if field.name in put:
                 struct.pack_into(FORMATS[field.ctype], block, field.offset, put[field.name])
@@ -127,6 +149,9 @@ class Emulated:
             rule = transform.launch_rule(tuple(keep))
             grid_of = LaunchRule(tuple(rule["grid"]), 0, 0).grid_of  # type: ignore[arg-type]
             self.library.transform(params, *grid_of({**launch, **put}))
+        if added:
+            rule = biases.launch_rule(per_head=added > 1)
+            self.library.biases(params, *LaunchRule(tuple(rule["grid"]), 0, 0).grid_of({**launch, **put}))  # type: ignore[arg-type]
         maps = b""
         for name in ("k", "v"):
             heads, side, dim = places[name]
@@ -166,7 +191,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def library_of(folder: Path, stem: str, text: str, warnings: list[str]) -> ctypes.CDLL:
     """A library of a translation unit without its CUDA entry; it exports what ``Emulated`` calls."""
     source, library = folder / f"{stem}.cc", folder / f"{stem}.so"
-    source.write_text(f'{text}\n#include "{transform.HEADER}"\n{SCREEN_ENTRY}{ENTRY}')
+    source.write_text(f'{text}\n#include "{transform.HEADER}"\n#include "{biases.HEADER}"\n{SCREEN_ENTRY}{ENTRY}')
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", *warnings, "-fvisibility=hidden", "-fno-gnu-unique"]
     include = [f"-I{ROOT / 'codegen'}", f"-I{ROOT / 'tests' / 'unit'}", '-DATTNCC_EMULATOR="cta_emulator_sm90.h"']
     subprocess.run(["g++", *flags, *include, str(source), "-o", str(library)], check=True)
@@ -296,12 +321,24 @@ variant large(bias: f32[batch, kv_len]) { logits = score + (1e4 if bias[b, col] 
 variant kept(bias: f32[batch, kv_len]) { logits = score + log(max(bias[b, col], 0.0)); mask = q >= k }
 variant negative(bias: f32[batch, kv_len]) { sm_scale = -0.2; logits = score + bias[b, col] }
 variant nothing(bias: f32[batch, kv_len]) { sm_scale = 0.0; logits = score + bias[b, col] }
+variant scaled(s: f32[num_kv_heads], bias: f32[kv_len]) {
+    logits = score * s[hk] + bias[col]
+    mask   = q >= k and q - k < 70
+}
+variant normed(bias: f32[batch, kv_len]) {
+    key    = key * rsqrt(dot(key, key) / head_dim + 1.0)
+    logits = score + bias[b, col]
+}
 """
 ADDING = dataclasses.replace(SMALL, dtype="bf16", adds=True)
 
 
 @pytest.mark.parametrize(
-    "name", ["plain", "causal", "masked", "several", "falls", "grows", "large", "kept", "negative", "nothing"]
+    "name",
+    [
+        *("plain", "causal", "masked", "several", "falls", "grows", "large", "kept", "negative", "nothing"),
+        *("scaled", "normed"),
+    ],
 )
 @pytest.mark.parametrize("early", [False, True])
 def test_products_add_a_bias_by_key(tmp_path: Path, name: str, early: bool) -> None:
@@ -310,7 +347,9 @@ def test_products_add_a_bias_by_key(tmp_path: Path, name: str, early: bool) -> N
     variant = canonicalize(written[name].instantiate({}))
     assert "key_adds */ true" in emit_variant(variant).text.render()
     assert has_key_bias(variant)
-    check_generated(*generated(tmp_path, variant, ADDING, early=early, blocks=3))
+    kernel = generated(tmp_path, variant, ADDING, early=early, blocks=3)
+    assert kernel[0].library.added() == (3 if name in ("several", "scaled") else 1)
+    check_generated(*kernel)
 
 
 @pytest.mark.parametrize("change", [{"stages": 3, "q_stages": 1}, {"consumers": 1, "block_n": 48}, {"slots": 2}])

@@ -11,6 +11,7 @@ from tests.unit.wgmma_protocol import Broken, Setup, explore, wander
 
 MODES = {"plain": {}, "steady": {"steady": True}, "staged": {"staged": True}}
 MODES["both"] = {**MODES["steady"], **MODES["staged"]}
+MODES["added"] = {**MODES["steady"], "added": True}
 BARRIERS = ("slot_full", "slot_empty", "q_full", "q_empty", "k_full", "k_empty", "v_full", "v_empty")
 
 

@@ -24,7 +24,8 @@ class Setup:
     """Sizes of the rings, and what a variant is like: ``steady`` and ``staged`` as in the kernel.
 
     ``items`` are their numbers of tiles; the next item is wanted ``near`` tiles before an item's end. What hooks
-    stage is made before its K has a place, and has ``more_values`` stages than K. Each consumer has ``warps``,
+    stage is made before its K has a place, and has ``more_values`` stages than K; what products add where ``added``
+    is copied beside K. Each consumer has ``warps``,
     ``helpers`` prepare items, ``stagers`` stage values. ``unguarded`` names barriers that nobody waits for: mistakes
     to be found.
     """
@@ -41,6 +42,7 @@ class Setup:
     more_values: int = 1
     steady: bool = False
     staged: bool = False
+    added: bool = False
     unguarded: frozenset[str] = frozenset()
 
 
@@ -105,6 +107,11 @@ def _keys(setup: Setup, tile: int) -> tuple[str, int]:
     return f"keys {tile % (setup.stages + setup.more_values)}", tile
 
 
+def _copied(setup: Setup, k: str) -> tuple[str, ...]:
+    """What the copy engine brings of a tile's K."""
+    return (k, f"added {k}") if setup.added else (k,)
+
+
 def _loader(setup: Setup) -> list[Step]:
     """load_tiles: a tile's K, then the V of the tile before it."""
     program, tile, before = _Program(), 0, -1
@@ -116,7 +123,7 @@ def _loader(setup: Setup) -> list[Step]:
             program.add(
                 wait=_empty("k_empty", tile, setup.stages),
                 writes=((f"span {k}", tile),),
-                copies=((k.replace("k", "k_full"), k, tile),),
+                copies=tuple((k.replace("k", "k_full"), place, tile) for place in _copied(setup, k)),
                 arrives=k.replace("k", "k_full"),
             )
             if left == min(tiles, setup.near):
@@ -213,13 +220,14 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
     if turns and group == setup.consumers - 1:
         program.add(meets="turn 0")
     keys = (_keys(setup, 0),) if setup.staged else ()
-    program.add(wait=full(k_of[0], "k"), uses=((k_of[0][0], 0), (f"span {k_of[0][0]}", 0), *keys))
+    first = tuple((place, 0) for place in _copied(setup, k_of[0][0]))
+    program.add(wait=full(k_of[0], "k"), uses=(*first, (f"span {k_of[0][0]}", 0), *keys))
     for tile in range(count):
         number, k = of_tile[tile], k_of[tile][0]
         last = tile + 1 == count or of_tile[tile + 1] != number
         opens = tile == 0 or of_tile[tile - 1] != number
         ends = tile + 1 == count
-        given = (k, f"span {k}", *((_keys(setup, tile)[0],) if setup.staged else ()))
+        given = (*_copied(setup, k), f"span {k}", *((_keys(setup, tile)[0],) if setup.staged else ()))
         if not setup.steady and not setup.staged:
             program.add(done=given, arrives=k.replace("k", "k_empty"))
         q_given = {"done": (q_of(number)[0],), "arrives": q_of(number)[0].replace("q", "q_empty")}
@@ -232,7 +240,11 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
         keys = (_keys(setup, tile + 1),) if setup.staged and not ends else ()
         next_k: dict[str, object] = {
             "wait": full(k_of[tile + 1], "k"),
-            "uses": ((following, tile + 1), (f"span {following}", tile + 1), *keys),
+            "uses": (
+                *((place, tile + 1) for place in _copied(setup, following)),
+                (f"span {following}", tile + 1),
+                *keys,
+            ),
         }
         if not last:
             program.add(**next_k)
@@ -256,12 +268,12 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
         if turns:
             program.add(passes=f"turn {group}")
         if ends:  # a product of a stage that nobody writes
-            program.add(uses=((following, ANYTHING),))
+            program.add(uses=tuple((place, ANYTHING) for place in _copied(setup, following)))
         program.add(wait=full(v_of[tile], "v"), uses=((v_of[tile][0], tile),))
         if turns:
             program.add(meets=f"turn {(group + 1) % setup.consumers}")
         if ends:
-            program.add(done=(following, q_of(number + 1)[0]))
+            program.add(done=(*_copied(setup, following), q_of(number + 1)[0]))
     program.add(done=held_q(of_tile[-1]), arrives=slot_of(of_tile[-1]).replace("slot", "slot_empty"))
     return program.steps
 
@@ -300,7 +312,7 @@ class Model:
         barriers, named = ({name: i for i, name in enumerate(names)} for names in (expected, meetings))
         self.places = [f"{part}{slot}" for slot in range(setup.slots) for part in ("slot", "rows slot")]
         self.places += [f"q{stage}" for stage in range(setup.q_stages * setup.consumers)] + ["sources0"]
-        self.places += [f"{part}{stage}" for stage in range(setup.stages) for part in ("k", "span k", "v")]
+        self.places += [f"{part}{stage}" for stage in range(setup.stages) for part in ("k", "added k", "span k", "v")]
         self.places += [f"keys {stage}" for stage in range(setup.stages + setup.more_values)]
         place = {name: index for index, name in enumerate(self.places)}
         self.roles = list(roles)

@@ -1,8 +1,8 @@
 struct Params {
   attncc::Launch launch;
-  attncc::TensorRef<float, 1> slopes;  // tensor slopes: f32, byte 376
+  attncc::TensorRef<float, 1> slopes;  // tensor slopes: f32, byte 384
 };
-static_assert(sizeof(Params) == 400, "the host fills the block by the offsets above");
+static_assert(sizeof(Params) == 408, "the host fills the block by the offsets above");
 
 struct Variant {
   using Params = ::Params;

@@ -1,7 +1,7 @@
 struct Params {
   attncc::Launch launch;
 };
-static_assert(sizeof(Params) == 376, "the host fills the block by the offsets above");
+static_assert(sizeof(Params) == 384, "the host fills the block by the offsets above");
 
 struct Variant {
   using Params = ::Params;

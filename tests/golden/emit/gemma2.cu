@@ -1,9 +1,9 @@
 struct Params {
   attncc::Launch launch;
-  attncc::Scalar<float> softcap;  // param softcap: f32, byte 376
-  attncc::Scalar<int> window;  // param window: i32, byte 392
+  attncc::Scalar<float> softcap;  // param softcap: f32, byte 384
+  attncc::Scalar<int> window;  // param window: i32, byte 400
 };
-static_assert(sizeof(Params) == 408, "the host fills the block by the offsets above");
+static_assert(sizeof(Params) == 416, "the host fills the block by the offsets above");
 
 struct Variant {
   using Params = ::Params;
