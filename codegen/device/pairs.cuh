@@ -137,7 +137,7 @@ struct Pairs {
     return facts.has_key ? keys[step] : typename Variant::Key();
   }
 
-  // Scores become last(weight), or last(logit relative to reference[slot]). Column by column: the pairs of a column share its
+  // The i-th score becomes last(weight, i), or last(logit relative to reference[slot], i). Column by column: the pairs of a column share its
   // key. diagonal_of(slot, step) is a pair's value of row - col.
   template <class Reference, class Last, class DiagonalOf>
   __device__ __forceinline__ void make_of(float (&s)[Fragment::values], const Reference& reference, Last last,
@@ -148,12 +148,14 @@ struct Pairs {
       const typename Variant::Key of_col = key(col.step);
 #pragma unroll
       for (int slot = 0; slot < Fragment::rows; ++slot) {
-        float& x = s[Fragment::value(slot, n)];
+        const int i = Fragment::value(slot, n);
         if constexpr (facts.has_diagonal)
-          x = last(pair_value<Variant>(x, reference[slot], item, rows[slot], view.tile, of_col,
-                                       diagonal_of(slot, col.step), row_index[slot], col));
+          s[i] = last(pair_value<Variant>(s[i], reference[slot], item, rows[slot], view.tile, of_col,
+                                          diagonal_of(slot, col.step), row_index[slot], col),
+                      i);
         else
-          x = last(pair_value<Variant>(x, reference[slot], item, rows[slot], view.tile, of_col, row_index[slot], col));
+          s[i] = last(
+              pair_value<Variant>(s[i], reference[slot], item, rows[slot], view.tile, of_col, row_index[slot], col), i);
       }
     }
   }
@@ -175,9 +177,9 @@ struct Pairs {
       const Column col(base, Fragment::step(Fragment::value(0, n)));
       const typename Variant::Key of_col = key(col.step);
       const Diagonal here = own_diagonal[-col.step];
-      float &x = s[Fragment::value(0, n)], &y = s[Fragment::value(1, n)];
-      x = last(pair_value<Variant>(x, reference[0], item, rows[0], view.tile, of_col, here, row_index[0], col));
-      y = last(pair_value<Variant>(y, reference[1], item, rows[1], view.tile, of_col, above[n & 1], row_index[1], col));
+      const int i = Fragment::value(0, n), j = Fragment::value(1, n);
+      s[i] = last(pair_value<Variant>(s[i], reference[0], item, rows[0], view.tile, of_col, here, row_index[0], col), i);
+      s[j] = last(pair_value<Variant>(s[j], reference[1], item, rows[1], view.tile, of_col, above[n & 1], row_index[1], col), j);
       above[n & 1] = here;
     }
   }
@@ -245,7 +247,7 @@ template <class Variant, class Fragment, class Diagonal>
 __device__ __forceinline__ void visit(float (&s)[Fragment::values], const Fragment& fragment, bool partial,
                                       const TileView<Variant, Diagonal>& view) {
   const Pairs<Variant, Fragment, Diagonal> pairs(fragment, view);
-  pairs.make(s, NoReference(), [](float x) { return x; });
+  pairs.make(s, NoReference(), [](float x, int) { return x; });
   // Runs at most once: see opaque_zero.
 #pragma unroll 1
   for (int left = partial; left; left = opaque_zero()) {

@@ -104,8 +104,9 @@ struct Softmax : SoftmaxRule<accuracy> {
 
   // The same in steps, of logits that are still to be multiplied by `scale` > 0; m is then as it is before that. raise
   // moves m to the largest logit, but only where that is more than `slack` above it: weights of up to 2^(slack scale) are
-  // as good as others, and an accumulator need not shrink. weigh replaces logits by weights against m, which `reference`
-  // has been made of, add takes their sums.
+  // as good as others, and an accumulator need not shrink. weigh makes of logits what exponentials are
+  // taken of, against m, which `reference` has been made of, and takes the first ones; weigh_rest another one's. add takes
+  // the weights' sums.
   __device__ __forceinline__ void raise(const float (&s)[Fragment::values], float (&factor)[Fragment::rows], float scale,
                                         float slack) {
 #pragma unroll
@@ -118,12 +119,17 @@ struct Softmax : SoftmaxRule<accuracy> {
     }
   }
 
+  template <int First>
   __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float scale,
                                         const float (&reference)[Fragment::rows]) const {
 #pragma unroll
-    for (int i = 0; i < Fragment::values; ++i)
-      s[i] = Fn<accuracy>::exp2(::fmaf(s[i], scale, -reference[Fragment::slot(i)]));
+    for (int i = 0; i < Fragment::values; ++i) {
+      const float x = ::fmaf(s[i], scale, -reference[Fragment::slot(i)]);
+      s[i] = i < First ? Fn<accuracy>::exp2(x) : x;
+    }
   }
+
+  __device__ __forceinline__ void weigh_rest(float& s) const { s = Fn<accuracy>::exp2(s); }
 
   __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
 #pragma unroll
@@ -170,9 +176,10 @@ struct RelativeSoftmax : Softmax<Fragment, accuracy> {
     }
   }
 
+  template <int First>
   __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float, const float (&)[Fragment::rows]) const {
 #pragma unroll
-    for (int i = 0; i < Fragment::values; ++i) s[i] = Fn<accuracy>::exp2(s[i]);
+    for (int i = 0; i < First; ++i) s[i] = Fn<accuracy>::exp2(s[i]);
   }
 };
 
@@ -214,10 +221,13 @@ struct BoundedSoftmax : SoftmaxRule<accuracy> {
 
   __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
 
+  template <int First>
   __device__ __forceinline__ void weigh(float (&s)[Fragment::values], float, const float (&)[Fragment::rows]) const {
 #pragma unroll
-    for (int i = 0; i < Fragment::values; ++i) s[i] = Fn<accuracy>::exp2(s[i]);
+    for (int i = 0; i < First; ++i) s[i] = Fn<accuracy>::exp2(s[i]);
   }
+
+  __device__ __forceinline__ void weigh_rest(float& s) const { s = Fn<accuracy>::exp2(s); }
 
   __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
 #pragma unroll
@@ -247,7 +257,10 @@ struct Weighted : WeightRule<accuracy> {
 
   __device__ __forceinline__ void raise(const float (&)[Fragment::values], float (&)[Fragment::rows], float, float) {}
 
+  template <int>
   __device__ __forceinline__ void weigh(float (&)[Fragment::values], float, const float (&)[Fragment::rows]) const {}
+
+  __device__ __forceinline__ void weigh_rest(float&) const {}
 
   __device__ __forceinline__ void add(const float (&sums)[Fragment::rows][2]) {
 #pragma unroll

@@ -94,6 +94,11 @@ __device__ __forceinline__ void pin(float (&c)[Count]) {
 #pragma unroll
   for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(c[i]));
 }
+template <int Count>
+__device__ __forceinline__ void pin(unsigned (&c)[Count]) {
+#pragma unroll
+  for (int i = 0; i < Count; ++i) asm volatile("" : "+r"(c[i]));
+}
 
 }  // namespace attncc
 #endif  // ATTNCC_KERNELS

@@ -370,6 +370,10 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   constexpr bool keeps_q = steady && Config::q_stages > 1;
   constexpr unsigned kEarly = keeps_q ? 0 : kLast;  // a tile before whose exponentials Q is given back
   constexpr bool late = Softmaxes<Config, Variant>::late;
+  // Of a tile's values, those whose exponentials are taken while the product before may be running. Sums and pairs of 16 bits
+  // are made beside the others', some exponentials behind: one that is waited for holds up what follows it.
+  constexpr int steps = block_n / 16, lag = 12;
+  constexpr int first = 8 * (facts.has_weight ? 0 : relative && !late ? steps / 4 : late ? steps / 2 : steps * 3 / 4);
   using Reduction =
       typename ReductionOf<facts.has_weight, Config::accuracy, bounded, relative && !late>::template Running<Scores>;
   constexpr bool staged = Shared<Config, Variant>::staged;
@@ -468,7 +472,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     }
     Ring<Shared<Config, Variant>::value_stages> value_next = values;
     value_next.advance();
-    const int q_stage = q_ring.stage;
+    const Ring<Config::q_stages> q_here = q_ring;
 
     float factor[Scores::rows], sums[Scores::rows][2];
     unsigned again = 0;
@@ -494,14 +498,14 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           Softmaxes<Config, Variant>::descends ? shared.ends[k_ring.stage] : slot.col_end};
       using TilePairs = Pairs<Variant, Scores, Diagonal>;
       if constexpr (relative && !late) {
-        TilePairs(scores, view).make(s, reference, [](float x) { return x; });
+        TilePairs(scores, view).make(s, reference, [](float x, int) { return x; });
       } else if constexpr (!plain && !late) {
-        TilePairs(scores, view).make(s, NoReference(), [](float x) { return x; });
+        TilePairs(scores, view).make(s, NoReference(), [](float x, int) { return x; });
       }
       // A loop that runs at most once, as values that it changes stay where they are: see opaque_zero.
 #pragma unroll 1
       for (unsigned left = late ? 0 : seldom; left; left = opaque_zero()) {
-        if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_stage][group]);
+        if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_here.stage][group]);
         // Kept from the first time, staged values would take a register for each pair.
         const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
 #pragma unroll 1
@@ -528,10 +532,10 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       // there as a rule, asks whether the last ones are negative, or a NaN that no weight is. Sums wait: an addition that follows
       // its exponential closely holds the next ones up.
       if constexpr (late) {
-        const auto weight = [](float x) { return Fn<Config::accuracy>::exp2(x); };
+        const auto weight = [](float x, int i) { return i < first ? Fn<Config::accuracy>::exp2(x) : x; };
         if (seldom) {
-          if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_stage][group]);
-          TilePairs(Scores(opaque_thread() - kLoaders), view).make(s, NoReference(), [](float x) { return x; });
+          if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_here.stage][group]);
+          TilePairs(Scores(opaque_thread() - kLoaders), view).make(s, NoReference(), [](float x, int) { return x; });
           // Kept from the first time, staged values would take a register for each pair.
           const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
 #pragma unroll 1
@@ -543,7 +547,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
             refer();
             if (__all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
           }
-          reduction.weigh(s, 1.0f, reference);
+          reduction.template weigh<first>(s, 1.0f, reference);
         } else if constexpr (facts.has_diagonal) {
           if (facts.settles && span.word < 0)
             TilePairs(scores, view).make_settled(s, reference, weight);
@@ -553,21 +557,9 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           TilePairs(scores, view).make(s, reference, weight);
         }
       } else {
-        reduction.weigh(s, scale, reference);
+        reduction.template weigh<first>(s, scale, reference);
       }
       pin(s);
-      unsigned any = 0, all = ~0u;
-#pragma unroll
-      for (int i = Scores::values - 4; i < Scores::values; ++i) {
-        any |= float_to_bits(s[i]);
-        all &= float_to_bits(s[i]);
-      }
-      const unsigned never = facts.has_weight ? unsigned(all == ~0u) : any >> 31;
-      jitter<Config::jittered>();
-      if (!last) {
-        wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
-        next_word = word_of(k_next.stage, value_next.stage);
-      }
       wait_products<0>();
       pin(output);
       if (seldom && (status & kOpens) && !again) {
@@ -583,21 +575,60 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         }
         if (status & kFinished) return;
       }
-#pragma unroll
-      for (int i = 0; i < Scores::rows; ++i) sums[i][0] = sums[i][1] = 0.0f;
-#pragma unroll
-      for (int i = 0; i < Scores::values; ++i) sums[Scores::slot(i)][i & 1] += s[i];
-#pragma unroll
-      for (int i = 0; i < Scores::rows; ++i) pin(sums[i]);  // else they are made twice, for the test below and after it
       // Two accumulator tiles side by side are one A operand: the layouts coincide. A softmax's weights are at most 1:
       // f16 holds them.
+      // Two of a row's values, 8 columns apart; one of four steps of such tiles. Added to each other first: a long chain of additions
+      // would come before the exponentials.
+      const auto finish = [&](int quarter) {
+        const int step = quarter / 4 * 8, i = step + quarter % 4;
+        sums[Scores::slot(i)][i & 1] += s[i] + s[i + 4];
+        if (i % 2 == 1) {
+          p[step / 8][i / 2 % 2] = pack(s[i - 1], s[i], Element());
+          p[step / 8][i / 2 % 2 + 2] = pack(s[i + 3], s[i + 4], Element());
+        }
+      };
 #pragma unroll
-      for (int step = 0; step < block_n / 16; ++step) {
+      for (int i = 0; i < Scores::rows; ++i) sums[i][0] = sums[i][1] = 0.0f;
+      constexpr int pairs = Scores::values / 2, beside = facts.has_weight ? 0 : pairs - 4;
+      constexpr auto finished = [](int i) {
+        const int made = i < first ? 0 : (i + 1 - lag) / 8 * 4, due = (i + 1 - first) * beside / (Scores::values - first);
+        const int can = made > first / 2 ? made : first / 2;
+        return due < can ? due : can;
+      };
+      constexpr int last_beside = finished(Scores::values - 1);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) p[step][j] = pack(s[step * 8 + 2 * j], s[step * 8 + 2 * j + 1], Element());
+      for (int i = first; i < Scores::values; ++i) {
+        reduction.weigh_rest(s[i]);
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const int j = finished(i - 1) + n;
+          if (j < finished(i)) finish(j);
+        }
       }
+#pragma unroll
+      for (int i = 0; i < Scores::rows; ++i) pin(sums[i]);
+#pragma unroll
+      for (int step = 0; step < last_beside / 4; ++step) pin(p[step]);
+      pin(s);
+      unsigned any = 0, all = ~0u;
+#pragma unroll
+      for (int i = Scores::values - 4; i < Scores::values; ++i) {
+        any |= float_to_bits(s[i]);
+        all &= float_to_bits(s[i]);
+      }
+      const unsigned never = facts.has_weight ? unsigned(all == ~0u) : any >> 31;
+      jitter<Config::jittered>();
+      if (!last) {
+        wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
+        next_word = word_of(k_next.stage, value_next.stage);
+      }
+#pragma unroll
+      for (int j = last_beside; j < pairs; ++j) finish(j);
+#pragma unroll
+      for (int i = 0; i < Scores::rows; ++i) pin(sums[i]);  // else they are made twice, for the test below and after it
       if (last) {  // as late as may be: the next item's Q was asked for above
-        if (!again) q_ring.advance();
+        q_ring = q_here;
+        q_ring.advance();
         wait<false>(shared_address(&shared.q_full[q_ring.stage][group]), q_ring.parity);
         Ring<Config::slots> slot_next{int(opaque(unsigned(slots.stage)))};
         slot_next.advance();
@@ -618,7 +649,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
           large |= (float_to_bits(sums[i][0]) + kFromLargest) | (float_to_bits(sums[i][1]) + kFromLargest);
         if (!__any_sync(0xffffffffu, (large & (again | (!keeps_q && last) ? 0u : 1u << 31)) != 0u)) break;
         again = seldom = 1;
-        multiply_again<Config, added>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_stage * QTile::bytes,
+        multiply_again<Config, added>(s, Scores(opaque_thread() - kLoaders), base + Layout::q + q_here.stage * QTile::bytes,
                                       base + Layout::k + k_ring.stage * KTile::bytes,
                                       base + Layout::biases + k_ring.stage * BiasTile::bytes);
       }
@@ -661,7 +692,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
     status &= ~kOpens;
     seldom = seldom_of();
     if (last) {
-      if constexpr (keeps_q) release(shared.q_empty[q_stage][group]);
+      if constexpr (keeps_q) release(shared.q_empty[q_here.stage][group]);
       // Lane q of a quad ends its q-th row.
       RowState state = reduction.state(0);
       const RowState second = reduction.state(1);

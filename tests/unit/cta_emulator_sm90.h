@@ -281,5 +281,7 @@ inline void wait_products() {
 }
 template <int Count>
 inline void pin(float (&)[Count]) {}
+template <int Count>
+inline void pin(unsigned (&)[Count]) {}
 
 }  // namespace attncc
