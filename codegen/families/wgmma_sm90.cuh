@@ -370,10 +370,9 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   constexpr bool keeps_q = steady && Config::q_stages > 1;
   constexpr unsigned kEarly = keeps_q ? 0 : kLast;  // a tile before whose exponentials Q is given back
   constexpr bool late = Softmaxes<Config, Variant>::late;
-  // Of a tile's values, those whose exponentials are taken while the product before may be running. Sums and pairs of 16 bits
-  // are made beside the others', some exponentials behind: one that is waited for holds up what follows it.
-  constexpr int steps = block_n / 16, lag = 12;
-  constexpr int first = 8 * (facts.has_weight ? 0 : relative && !late ? steps / 4 : late ? steps / 2 : steps * 3 / 4);
+  // Of a tile's values, those whose exponentials are taken while the product before may be running. Their sums and pairs of 16
+  // bits are made beside the exponentials of the others.
+  constexpr int first = facts.has_weight ? 0 : block_n / 16 * 5 / 8 * 8;
   using Reduction =
       typename ReductionOf<facts.has_weight, Config::accuracy, bounded, relative && !late>::template Running<Scores>;
   constexpr bool staged = Shared<Config, Variant>::staged;
@@ -502,14 +501,14 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       } else if constexpr (!plain && !late) {
         TilePairs(scores, view).make(s, NoReference(), [](float x, int) { return x; });
       }
-      // A loop that runs at most once, as values that it changes stay where they are: see opaque_zero.
-#pragma unroll 1
-      for (unsigned left = late ? 0 : seldom; left; left = opaque_zero()) {
+      // What seldom happens to a tile's logits: a mask, a maximum.
+      const auto settle = [&]() {
         if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_here.stage][group]);
         // Kept from the first time, staged values would take a register for each pair.
         const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
 #pragma unroll 1
-        for (int some = span.word & kPartial; some; some = opaque_zero()) TilePairs(Scores(opaque_thread() - kLoaders), view).mask(s, anew);
+        for (int some = span.word & kPartial; some; some = opaque_zero())
+          TilePairs(Scores(opaque_thread() - kLoaders), view).mask(s, anew);
         if constexpr (steady) {
           if (again || (!keeps_q && last) || (status & kUnsettled)) {
             rescales = !(status & kOpens);
@@ -519,7 +518,10 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
             if (!(added && (status & kOpens)) && __all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
           }
         }
-      }
+      };
+      // A loop that runs at most once, as values that it changes stay where they are: see opaque_zero.
+#pragma unroll 1
+      for (unsigned left = late ? 0 : seldom; left; left = opaque_zero()) settle();
       if constexpr (!steady && staged) {
         if (!(status & kFinished)) release(shared.k_empty[k_ring.stage]);
       }
@@ -528,26 +530,13 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         refer();
       }
 
-      // Exponentials run beside the product before. What makes them stay there: the wait for the next tile of K, which is
-      // there as a rule, asks whether the last ones are negative, or a NaN that no weight is. Sums wait: an addition that follows
-      // its exponential closely holds the next ones up.
+      // The first exponentials run beside the product before, the others beside what is made of the first ones.
       if constexpr (late) {
         const auto weight = [](float x, int i) { return i < first ? Fn<Config::accuracy>::exp2(x) : x; };
         if (seldom) {
-          if (!keeps_q && last && !again && !(status & kFinished)) release(shared.q_empty[q_here.stage][group]);
           TilePairs(Scores(opaque_thread() - kLoaders), view).make(s, NoReference(), [](float x, int) { return x; });
-          // Kept from the first time, staged values would take a register for each pair.
-          const int anew = facts.has_key || facts.has_diagonal ? *reinterpret_cast<const volatile int*>(&shared.zero) : 0;
-#pragma unroll 1
-          for (int some = span.word & kPartial; some; some = opaque_zero())
-            TilePairs(Scores(opaque_thread() - kLoaders), view).mask(s, anew);
-          if (again || (last && !keeps_q) || (status & kUnsettled)) {
-            rescales = !(status & kOpens);
-            reduction.raise(s, factor, 1.0f, 0.0f);
-            refer();
-            if (__all_sync(0xffffffffu, reduction.settled())) status &= ~kUnsettled;
-          }
-          reduction.template weigh<first>(s, 1.0f, reference);
+          settle();
+          reduction.template weigh<first>(s, scale, reference);
         } else if constexpr (facts.has_diagonal) {
           if (facts.settles && span.word < 0)
             TilePairs(scores, view).make_settled(s, reference, weight);
@@ -575,10 +564,9 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         }
         if (status & kFinished) return;
       }
-      // Two accumulator tiles side by side are one A operand: the layouts coincide. A softmax's weights are at most 1:
-      // f16 holds them.
-      // Two of a row's values, 8 columns apart; one of four steps of such tiles. Added to each other first: a long chain of additions
-      // would come before the exponentials.
+      // A quarter of what two accumulator tiles hold, whose pairs are one A operand: the layouts coincide. A softmax's weights are
+      // at most 1: f16 holds them. Two of a row are added to each other first: a long chain of additions would go before the
+      // exponentials.
       const auto finish = [&](int quarter) {
         const int step = quarter / 4 * 8, i = step + quarter % 4;
         sums[Scores::slot(i)][i & 1] += s[i] + s[i + 4];
@@ -589,27 +577,20 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
       };
 #pragma unroll
       for (int i = 0; i < Scores::rows; ++i) sums[i][0] = sums[i][1] = 0.0f;
-      constexpr int pairs = Scores::values / 2, beside = facts.has_weight ? 0 : pairs - 4;
-      constexpr auto finished = [](int i) {
-        const int made = i < first ? 0 : (i + 1 - lag) / 8 * 4, due = (i + 1 - first) * beside / (Scores::values - first);
-        const int can = made > first / 2 ? made : first / 2;
-        return due < can ? due : can;
-      };
-      constexpr int last_beside = finished(Scores::values - 1);
 #pragma unroll
       for (int i = first; i < Scores::values; ++i) {
         reduction.weigh_rest(s[i]);
+        constexpr int others = Scores::values - first;
 #pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const int j = finished(i - 1) + n;
-          if (j < finished(i)) finish(j);
-        }
+        for (int j = (i - first) * (first / 2) / others; j < (i + 1 - first) * (first / 2) / others; ++j) finish(j);
       }
 #pragma unroll
       for (int i = 0; i < Scores::rows; ++i) pin(sums[i]);
 #pragma unroll
-      for (int step = 0; step < last_beside / 4; ++step) pin(p[step]);
+      for (int step = 0; step < first / 8; ++step) pin(p[step]);
       pin(s);
+      // What keeps them here: the wait for the next tile of K, which is there as a rule, asks whether the last ones are negative,
+      // or a NaN that no weight is.
       unsigned any = 0, all = ~0u;
 #pragma unroll
       for (int i = Scores::values - 4; i < Scores::values; ++i) {
@@ -622,8 +603,9 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         wait<false>(shared_address(&shared.k_full[k_next.stage]), k_next.parity ^ never);
         next_word = word_of(k_next.stage, value_next.stage);
       }
+      // An addition that follows its exponential closely would hold the next ones up.
 #pragma unroll
-      for (int j = last_beside; j < pairs; ++j) finish(j);
+      for (int j = first / 2; j < Scores::values / 2; ++j) finish(j);
 #pragma unroll
       for (int i = 0; i < Scores::rows; ++i) pin(sums[i]);  // else they are made twice, for the test below and after it
       if (last) {  // as late as may be: the next item's Q was asked for above

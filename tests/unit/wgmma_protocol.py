@@ -246,25 +246,21 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
                 *keys,
             ),
         }
-        if not last:
-            program.add(**next_k)
         if opens and tile > 0:  # the output of the item before, once its last product is there
             program.add(done=held_q(number - 1), arrives=slot_of(number - 1).replace("slot", "slot_empty"))
-        if last:
+        if not last:
+            program.add(**next_k)
+        else:
             q, slot = q_of(number + 1), slot_of(number + 1)
             what = () if ends else ((f"rows {slot}", number + 1),)
             program.add(wait=full(q, "q"), uses=((slot, number + 1), (q[0], ANYTHING if ends else number + 1), *what))
-            if ends:
-                program.add(uses=((f"span {following}", ANYTHING),), done=(f"span {following}",))
-            else:
+            if not ends:
                 program.add(**next_k)
         if tile > 0:
             v = v_of[tile - 1][0]
             program.add(done=(v,), arrives=v.replace("v", "v_empty"))
         if setup.steady:
             program.add(done=given, arrives=k.replace("k", "k_empty"))
-        if last and q_late:
-            program.add(**q_given)
         if turns:
             program.add(passes=f"turn {group}")
         if ends:  # a product of a stage that nobody writes
@@ -272,6 +268,8 @@ def _consumer(setup: Setup, group: int) -> list[Step]:
         program.add(wait=full(v_of[tile], "v"), uses=((v_of[tile][0], tile),))
         if turns:
             program.add(meets=f"turn {(group + 1) % setup.consumers}")
+        if last and q_late:
+            program.add(**q_given)
         if ends:
             program.add(done=(*_copied(setup, following), q_of(number + 1)[0]))
     program.add(done=held_q(of_tile[-1]), arrives=slot_of(of_tile[-1]).replace("slot", "slot_empty"))
