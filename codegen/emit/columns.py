@@ -55,8 +55,8 @@ def by_step(root: Expr) -> Expr:
 
 
 def in_columns(mask: Expr) -> bool:
-    """Whether ``mask``, after ``by_step``, is made of comparisons of the column's step and of what holds of a row, joined
-    by and, or and not: then all columns of a thread can be asked about at once."""
+    """Whether ``mask``, after ``by_step``, joins by and, or and not only comparisons of the column's step and what
+    holds of a row: then all columns of a thread can be asked about at once."""
     turns = False
     pending = [mask]
     while pending:

@@ -32,7 +32,7 @@ CONFIG = """struct Config {{
   static constexpr attncc::Accuracy accuracy = attncc::Accuracy::exact;
 }};"""
 _FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-Werror=narrowing")
-_HEADERS = (*HEADERS, SCREEN_HEADER)
+_HEADERS = (*HEADERS, SCREEN_HEADER, "device/columns.cuh", "device/fragment.cuh")
 _INCLUDES = "#include <cstddef>\n#include <cstdlib>\n#include <cstring>\n" + "".join(
     f'#include "{header}"\n' for header in _HEADERS
 )
@@ -61,6 +61,18 @@ extern "C" void {ns}_pairs(const {ns}::Params* params, int b, int heads, int row
         const attncc::Column column(j - j % 24, j % 24);
         logits[place] = V::{pair}(scores[place], item, row, tile, key, {by}i, column);
         masks[place] = V::mask(item, row, key, {by}i, column);
+        const bool alike = [&](auto variant) {{  // a thread's columns at once say the same
+          using W = decltype(variant);
+          if constexpr (W::facts.mask_in_columns) {{
+            using Fragment = attncc::MmaFragment<64, 4, 80>;
+            const int in_tile = j % 80;
+            const attncc::Columns<Fragment> columns{{j - in_tile + in_tile % 8 / 2 * 2, {{}}}};
+            return W::mask(item, row, key, {by}i, columns).has(in_tile / 8 * 2 + in_tile % 2) == masks[place];
+          }} else {{
+            return true;
+          }}
+        }}(V());
+        if (!alike) masks[place] = !masks[place];
       }}
     }}
   }}

@@ -30,6 +30,8 @@ def cpp(folder: Path, text: str) -> Path:
 
 
 PROBE = """
+#include "device/columns.cuh"
+#include "device/fragment.cuh"
 #include "device/joint.cuh"
 #include "device/math.cuh"
 #include "device/pieces.cuh"
@@ -77,6 +79,24 @@ int fragment_slot_rows(int thread, int* out) {
   using F = mma_sm80::Fragment<Shape<128, 64, 4>>;
   for (int slot = 0; slot < F::rows; ++slot) out[slot] = F(thread).row(slot);
   return F::rows;
+}
+// For each of a row's columns, in order: its step, and a bit for each comparison with x, and with y joined to it.
+int columns(int cols, int x, int y, int* out) {
+  const auto walk = [&](auto fragment) {
+    using F = decltype(fragment);
+    const ColumnSteps<F> step;
+    const ColumnBits<F> all[] = {step < x, step <= x, x < step, x <= step, step == x, x == step,
+                                 (step < x) & (y < step), (step < x) | (y < step), !(step < x),
+                                 (step < x) & true, false & (step < x), (step < x) | false, true | (step < x)};
+    for (int n = 0; n < F::row_values; ++n) {
+      *out++ = F::step(F::value(0, n));
+      int bits = 0;
+      for (int i = 0; i < 13; ++i) bits |= int(all[i].has(n)) << i;
+      *out++ = bits;
+    }
+    return F::row_values;
+  };
+  return cols == 48 ? walk(MmaFragment<64, 4, 48>(0)) : walk(MmaFragment<64, 4, 176>(0));
 }
 void shared_tile(int cols, int rows, int* out) {
   const auto walk = [&](auto tile) {
@@ -180,6 +200,20 @@ def test_a_fragment_holds_every_element_once(probe: ctypes.CDLL, which: int, row
     held = (ctypes.c_int * (rows * cols))()
     probe.fragment(which, held)
     assert sorted(held) == list(range(rows * cols))
+
+
+@pytest.mark.parametrize("cols", [48, 176])  # bits of one word, and of two
+def test_comparisons_with_all_columns_of_a_row_are_those_with_each(probe: ctypes.CDLL, cols: int) -> None:
+    out = (ctypes.c_int * (cols // 2))()
+    ends = [-(2**30), -9, *range(-1, cols + 9), 2**30]
+    for x in ends:
+        for y in random.Random(x).sample(ends, 3):
+            assert probe.columns(cols, x, y, out) == cols // 4
+            for step, bits in zip(out[::2], out[1::2], strict=True):
+                below, above = step < x, y < step
+                compared = [below, step <= x, x < step, x <= step, step == x, step == x]
+                joined = [below and above, below or above, not below, below, False, below, True]
+                assert [bool(bits >> i & 1) for i in range(13)] == compared + joined, (step, x, y)
 
 
 def test_four_lanes_share_a_row_and_no_row_crosses_a_warp(probe: ctypes.CDLL) -> None:

@@ -67,7 +67,7 @@ def host_check(text: str, name: str = "") -> str:
     ("name", "old", "new", "place"),
     [
         ("gemma2", "fast::tanh(", "fast::no_such(", "variants.attn:6"),
-        ("gemma2", "< column.step", "< column.no_such", "variants.attn:7"),
+        ("gemma2", "(r.limit - column", "(r.no_such - column", "variants.attn:7"),
         ("alibi", "r.slopes * ", "r.no_such * ", "variants.attn:11"),
         ("causal", "work.geometry", "work.no_such", "causal.cu"),
     ],

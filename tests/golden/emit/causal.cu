@@ -13,6 +13,23 @@ struct Variant {
       /* has_tile */ false,
       /* num_ranges */ 2,
       /* logit_bound */ 0.0f,
+      /* has_weight */ false,
+      /* has_diagonal */ false,
+      /* diagonal_per_head */ false,
+      /* query (present, sums, across) */ {false, 0},
+      /* key (present, sums, across) */ {false, 0},
+      /* value (present, sums, across) */ {false, 0},
+      /* output (present, sums, across) */ {false, 0},
+      /* key_reads */ false,
+      /* has_screen */ false,
+      /* screen_per_head */ false,
+      /* key_in_mask_only */ false,
+      /* settles */ false,
+      /* has_special */ false,
+      /* key_adds */ false,
+      /* key_in_mask */ false,
+      /* key_adds_per_head */ false,
+      /* mask_in_columns */ true,
   };
 
   struct Item {
@@ -69,8 +86,8 @@ struct Variant {
   }
 
   // mask = k <= q
-  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row,
-      attncc::Column column) {
+  template <class Column>  // a column, or all of a thread's in a row
+  static __device__ __forceinline__ auto mask(const Item& item, const Row& r, const Key& c, int row, Column column) {
     return column.step <= r.limit - column.base;
   }
 };

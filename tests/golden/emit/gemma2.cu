@@ -28,6 +28,10 @@ struct Variant {
       /* key_in_mask_only */ false,
       /* settles */ false,
       /* has_special */ true,
+      /* key_adds */ false,
+      /* key_in_mask */ false,
+      /* key_adds_per_head */ false,
+      /* mask_in_columns */ true,
   };
 
   struct Item {
@@ -99,8 +103,8 @@ struct Variant {
   }
 
   // mask = q - k < window and k <= q
-  static __device__ __forceinline__ bool mask(const Item& item, const Row& r, const Key& c, int row,
-      attncc::Column column) {
+  template <class Column>  // a column, or all of a thread's in a row
+  static __device__ __forceinline__ auto mask(const Item& item, const Row& r, const Key& c, int row, Column column) {
     return (r.limit - column.base < column.step) & (column.step <= r.limit_2 - column.base);
   }
 };
