@@ -124,18 +124,38 @@ def test_logits_proven_small_have_no_maximum_and_no_rescale() -> None:
     assert counts["FMUL"] <= counted("plain", 128)[0]["FMUL"] - outputs + scores  # a capped score takes one more
 
 
-def test_a_bound_of_a_mask_is_one_comparison_a_score() -> None:
-    """The step, a constant, with what is the same for all columns of a row of a thread."""
-    mask = pair_text(TEXT.replace("variant window", "variant v"))
-    mask = mask[mask.index("bool mask(") :]
+def mask_text(text: str) -> str:
+    """The body of mask()."""
+    rendered = pair_text(text)
+    return rendered[rendered.index(" mask(const Item&") :]
+
+
+def test_a_bound_of_a_mask_is_one_comparison_a_row() -> None:
+    """All columns' steps, which are constants, with what is the same for all columns of a row of a thread."""
+    mask = mask_text(TEXT.replace("variant window", "variant v"))
     compared = re.findall(r"column\.step <=? r\.\w+ - column\.base|r\.\w+ - column\.base <=? column\.step", mask)
     assert len(compared) == mask.count("column.step") == 2
 
 
+@pytest.mark.parametrize("name", ["plain", "window"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_mask_of_comparisons_picks_a_score_by_a_bit(name: str, head_dim: int) -> None:
+    """A selection a score, and an instruction for seven bits of a row: hardly any score is compared with anything."""
+    sass, config = disassembled(name, head_dim)
+    scores, rows = config.block_m * config.block_n // config.threads, config.block_m // config.warps // 8
+    lines, _ = main_lines(sass, config)
+    moves = [i for i, line in enumerate(lines) if "R2P" in line]
+    masked = histogram("\n".join(lines[moves[0] : moves[-1] + 1]))
+    assert len(moves) >= scores // 8
+    assert masked["FSEL"] >= scores * 3 // 4  # the others stand behind
+    assert masked["ISETP"] <= scores // 8
+    bounds = 2 if name == "window" else 1
+    assert histogram(sass, SYMBOLS["main"])["BMSK"] <= rows * bounds + 1  # and the end of the columns
+
+
 @pytest.mark.parametrize(("text", "join"), [("abs(q - k) <= w", "&"), ("abs(q - k) > w", "|")])
 def test_a_distance_is_one_comparison_a_side(text: str, join: str) -> None:
-    mask = pair_text(f"variant v(w: i32) {{ mask = {text} }}")
-    mask = mask[mask.index("bool mask(") :]
+    mask = mask_text(f"variant v(w: i32) {{ mask = {text} }}")
     assert "abs" not in mask
     assert mask.count("column.step") == 2
     assert f") {join} (" in mask
