@@ -403,7 +403,7 @@ class _Writer:
         def leaf(node: Expr) -> str | None:
             return leaves.get(node) or member_leaf(node)
 
-        out_of_line = pair_cost(expr, (*plan.item, *plan.row, *plan.key)) > _INLINE_LIMIT
+        out_of_line = not many and pair_cost(expr, (*plan.item, *plan.row, *plan.key)) > _INLINE_LIMIT
         passed = self._out_of_line(name, ctype, expr, leaf, span) if out_of_line else []
         if many:
             self.out.add("template <class Column>  // a column, or all of a thread's in a row", span)

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attncc import grammar
 from attncc.codegen.emit.params import over_tokens
+from attncc.codegen.emit.variant import emit_variant
+from attncc.diagnostics import Source
 from attncc.ir import build
 from attncc.passes.canonicalize import canonicalize
 from tests.unit import emit_cases, emitted
@@ -42,6 +45,35 @@ def test_values_equal_the_reference(name: str, compiled: dict[str, emitted.Emitt
             np.testing.assert_allclose(
                 compiled[name].rows(case, b, emit_cases.totals_of(scores)), want["row"], rtol=1e-6
             )
+
+
+# Masks of comparisons with the column and of what holds of a row, and whether they stay so.
+IN_COLUMNS = {
+    "not (q < k) and (flags[b] > 0 or k < 5)": True,
+    "not (k < q - 7 and q - k != 9) or (flags[b] == 1 and q % 3 == 0)": True,
+    "k == 2 * w or q - k == w or abs(q - k) > 40": True,
+    "abs(q - k) == w": False,
+    " or ".join(f"k == q * {i} % 64" for i in range(40)): True,  # however long
+    "q >= k and k % 3 != 1": False,
+    "q >= k and marks[k % kv_len] > 0": False,
+}
+
+
+def test_a_mask_of_comparisons_is_one_for_all_columns_of_a_thread(tmp_path: Path) -> None:
+    head = "variant v(w: i32, flags: i32[batch], marks: i32[kv_len]) {{ mask = {} }}"
+    found = [
+        canonicalize(grammar.read(Source("columns.attn", head.format(mask))).definitions["v"].instantiate({}))
+        for mask in IN_COLUMNS
+    ]
+    stays = ["/* mask_in_columns */ true" in emit_variant(variant).text.render() for variant in found]
+    assert stays == list(IN_COLUMNS.values())
+    for made in emitted.compile_variants(found, tmp_path):
+        for seed in range(3):
+            case = emit_cases.random_case(made.variant, seed)
+            for b in range(case.call.sizes.batch):
+                scores = scores_for(case, b, seed)
+                _, masks = made.pairs(case, b, scores)
+                np.testing.assert_array_equal(masks, emit_cases.expected(case, b, scores)["mask"])
 
 
 OVER_TOKENS = [name for name, variant in EXAMPLES.items() if any(over_tokens(tensor) for tensor in variant.tensors)]
