@@ -341,7 +341,7 @@ constexpr float kLargestSum = 256.0f;
 // Added to the bits of a sum, which is not negative, the sign bit says that it is no less, or a NaN.
 constexpr unsigned kFromLargest = (1u << 31) - 0x43800000u;
 
-// Where a consumer is: in an item's first tile; behind the first of all; in the last of all; behind it; before all of the
+// Where a consumer is: in an item's first tile; behind the first item; in the last tile of all; behind it; before all of the
 // item's rows have met an attended pair.
 constexpr unsigned kOpens = 1, kBegun = 2, kEnds = 4, kFinished = 8, kUnsettled = 16;
 constexpr unsigned kUnpacked = 32;  // in all items: no heads are packed
