@@ -23,6 +23,8 @@ __device__ __forceinline__ unsigned opaque(unsigned value) {
   return value;
 }
 
+__device__ __forceinline__ int opaque(int value) { return int(opaque(unsigned(value))); }
+
 // The same object, of which the compiler knows no value: what follows from it is found where it is needed.
 template <class T>
 __device__ __forceinline__ const T& hidden(const T& object) {

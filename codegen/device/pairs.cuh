@@ -38,6 +38,19 @@ __device__ __forceinline__ Work row_tile(const Launch& launch, int rows, int til
   return work;
 }
 
+// All query heads of a KV head in one row, against all of the request's columns: what entries beside `main` ask an item of.
+__device__ __forceinline__ Work group_row(const Launch& launch, const Geometry& geometry, int b, int hk, int row) {
+  Work work{};
+  work.b = b;
+  work.hk = hk;
+  work.h0 = hk * launch.group;
+  work.pack = work.nrows = launch.group;
+  work.row0 = row * launch.group;
+  work.ncols = geometry.kv_len;
+  work.geometry = geometry;
+  return work;
+}
+
 // A tile's values of row - col: `deltas` of them for each head of the table, the head of packed row i being i % heads.
 // They are staged like keys. A table for each head is kept for groups of kDiagonalHeads at most; of a larger group, a
 // tile packs one head.
@@ -196,7 +209,7 @@ struct Pairs {
   // Pairs that are masked or past col_end become -inf, or 0. One loop for the mask and the end of the columns: a second one
   // would have the values copied in every tile. `again` is 0: added to places of staged values that are read anew.
   __device__ __forceinline__ void mask(float (&s)[Fragment::values], int again) const {
-    const int first = int(opaque(unsigned(base)));  // what follows from it is no earlier than here
+    const int first = opaque(base);  // what follows from it is no earlier than here
     if constexpr (!facts.has_mask || facts.mask_in_columns)
       mask_rows(s, first);
     else

@@ -19,18 +19,11 @@ template <class Config, class Variant>
 __device__ __forceinline__ void run_block(const typename Variant::Params& params) {
   const Launch& launch = params.launch;
   const int col = int(blockIdx.x * kThreads + threadIdx.x), hk = blockIdx.y, b = blockIdx.z;
-  Work work{};
-  work.geometry = geometry(launch, b);
-  const Geometry& g = work.geometry;
+  const Geometry g = geometry(launch, b);
   if (col >= g.kv_len) return;
   const i64 place = token_index(launch.kv_indptr, g.kv_base, launch.max_kv_len, b, col);
   if (place < 0 || place >= launch.kv_tokens) return;  // an indptr on the device may say anything
-  work.b = b;
-  work.hk = hk;
-  work.h0 = hk * launch.group;
-  work.pack = work.nrows = launch.group;
-  work.ncols = g.kv_len;
-  const typename Variant::Item item = Variant::item(params, work);
+  const typename Variant::Item item = Variant::item(params, group_row(launch, g, b, hk, 0));
   typename Variant::Key key;
   if constexpr (Variant::facts.key_reads)
     key = Variant::key(params, item, Variant::read_key(params, item, col), col);

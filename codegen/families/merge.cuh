@@ -1,7 +1,7 @@
 // Combining partial states: the splits of one launch, or the states of several. Owns the order, slots 0, 1, ... always, so
 // that the same states give the same bits. It may not know which kernel wrote the states.
 #pragma once
-#include "device/joint.cuh"
+#include "device/pairs.cuh"
 #include "device/reduction.cuh"
 #include "device/vectors.cuh"
 
@@ -68,16 +68,7 @@ __device__ __forceinline__ void run_block(const typename Variant::Params& params
     return;
   }
 
-  Work work{};
-  work.b = b;
-  work.hk = h / launch.group;
-  work.row0 = row * launch.group;
-  work.nrows = launch.group;
-  work.ncols = g.kv_len;
-  work.h0 = work.hk * launch.group;
-  work.pack = launch.group;
-  work.geometry = g;
-  const typename Variant::Item item = Variant::item(params, work);
+  const typename Variant::Item item = Variant::item(params, group_row(launch, g, b, h / launch.group, row));
   const Finished end = finish<Variant, Config::accuracy>(item, Variant::row(params, item, row, h), state);
   if constexpr (has_output) {
     store_floats(staged[warp], lane, sum);

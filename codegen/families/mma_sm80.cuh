@@ -395,7 +395,7 @@ __device__ __forceinline__ Work block_work(const Launch& launch, const Place& pl
 template <class Config, class Variant>
 __device__ __forceinline__ bool run_head_items(const typename Variant::Params& params, int round, char* smem) {
   const Launch& launch = params.launch;
-  const int tiles = int(opaque(unsigned(row_tiles<Config>(launch))));  // kept, the place would cost registers
+  const int tiles = opaque(row_tiles<Config>(launch));  // kept, the place would cost registers
   const Place place = block_place(launch, tiles);
   if (place.b >= launch.batch || place.from_end >= tiles) return false;
   const int i = (round + 1) * tiles - 1 - place.from_end;

@@ -68,15 +68,7 @@ __device__ __forceinline__ void transform_heads(const typename Variant::Params& 
   if (place < 0 || place >= storage.tokens) return;  // an indptr on the device may say anything
   const char* from = storage.from + 2 * (b * storage.stride.batch + (i64(base) + token) * storage.stride.token);
   const auto item_of = [&](int h) {
-    Work work{};
-    work.b = b;
-    work.hk = of_rows ? h / launch.group : h;
-    work.h0 = work.hk * launch.group;
-    work.pack = work.nrows = launch.group;
-    work.row0 = of_rows ? token * launch.group : 0;
-    work.ncols = g.kv_len;
-    work.geometry = g;
-    return Variant::item(params, work);
+    return Variant::item(params, group_row(launch, g, b, of_rows ? h / launch.group : h, of_rows ? token : 0));
   };
   const auto hook_of = [&](const typename Variant::Item& item, const RowAt& at) {
     if constexpr (of_rows)

@@ -27,7 +27,6 @@ struct SharedLayout {
   // Where products add a bias by key: the columns that they have more, of Q for all of its rows, and of K.
   using OnesTile = PlainTile<64>;
   using BiasTile = PlainTile<Config::block_n>;
-  static constexpr int value_stages = Config::stages + 1;  // of what hooks stage: made before its K has a place
   static constexpr int q = 0, k = q + Config::q_stages * QTile::bytes, v = k + Config::stages * KTile::bytes;
   static constexpr int ones = v + Config::stages * VTile::bytes, biases = ones + (Config::adds ? OnesTile::bytes : 0);
   static constexpr int bytes = biases + (Config::adds ? Config::stages * BiasTile::bytes : 0);
@@ -126,7 +125,7 @@ struct alignas(1024) Shared {
   static constexpr int stagers = seldom ? 32 : staged ? kHelpers - 32 : 0, preparers = kHelpers - stagers;
   using Diagonal = typename Diagonals<Config, Variant>::Value;
   static constexpr int diagonal_capacity = Diagonals<Config, Variant>::capacity;
-  static constexpr int value_stages = SharedLayout<Config>::value_stages;
+  static constexpr int value_stages = Config::stages + 1;  // of what hooks stage: made before its K has a place
 
   unsigned long long slot_full[Config::slots], slot_empty[Config::slots];
   unsigned long long q_full[Config::q_stages][Config::consumers], q_empty[Config::q_stages][Config::consumers];

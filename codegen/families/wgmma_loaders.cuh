@@ -405,7 +405,7 @@ __device__ __forceinline__ void prepare_items(const typename Variant::Params& pa
       wait<Config::checked>(shared_address(&shared.q_empty[q_ring.stage][group]), q_ring.parity ^ 1);
       // Opaque: no register holds what follows from it while an item is found.
       if (!stop)
-        load_queries<Config, Variant>(shared, slot, group, smem + place, memory + place, int(opaque(unsigned(helper))));
+        load_queries<Config, Variant>(shared, slot, group, smem + place, memory + place, opaque(helper));
       arrive(shared_address(&shared.q_full[q_ring.stage][group]));
     }
     if (stop) break;

@@ -337,9 +337,9 @@ __device__ __forceinline__ void multiply_again(float (&s)[Scores::values], const
 
 // What some of a thread's weights of a tile may sum up to, in place of 1 each. Beyond, one key may be all that a row comes to,
 // and its weight should be 1: another is rounded, the sum that it is divided by is not.
-constexpr float kLargestSum = 256.0f;
+constexpr unsigned kLargestSum = 0x43800000u;  // the bits of 256
 // Added to the bits of a sum, which is not negative, the sign bit says that it is no less, or a NaN.
-constexpr unsigned kFromLargest = (1u << 31) - 0x43800000u;
+constexpr unsigned kFromLargest = (1u << 31) - kLargestSum;
 
 // Where a consumer is: in an item's first tile; behind the first item; in the last tile of all; behind it; before all of the
 // item's rows have met an attended pair.
@@ -389,7 +389,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   const u64 ones = plain_descriptor<typename Layout::OnesTile>(base + Layout::ones);
   const u64 biases = plain_descriptor<BiasTile>(base + Layout::biases);
   // Which thread it is is asked again wherever it matters, but for the hooks: of the registers, products take 196 of 224.
-  const Scores scores(late ? int(opaque(unsigned(thread))) : thread);
+  const Scores scores(late ? opaque(thread) : thread);
 
   float s[Scores::values], output[Outputs::values];
   unsigned p[block_n / 16][4];
@@ -456,7 +456,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
   Ring<Config::stages> k_next = k_ring;
   k_next.advance();
   // Which named barriers say that it is this consumer's turn, and the next one's.
-  const int turn = int(opaque(unsigned(kTurn + group))), next_turn = int(opaque(unsigned(kTurn + next_group)));
+  const int turn = opaque(kTurn + group), next_turn = opaque(kTurn + next_group);
 
   // On top of the loop S is done, and the product of the tile before it with V may be running. Behind the last tile it is
   // gone through once more with a tile that is none, for the output of the last item.
@@ -612,7 +612,7 @@ __device__ __forceinline__ void multiply_items(const typename Variant::Params& p
         q_ring = q_here;
         q_ring.advance();
         wait<false>(shared_address(&shared.q_full[q_ring.stage][group]), q_ring.parity);
-        Ring<Config::slots> slot_next{int(opaque(unsigned(slots.stage)))};
+        Ring<Config::slots> slot_next{opaque(slots.stage)};
         slot_next.advance();
         if (uniform_of(shared.slots[slot_next.stage].stop)) {
           status |= kEnds;
